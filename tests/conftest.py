@@ -1,0 +1,42 @@
+"""Small, fast stand-ins that several test files share."""
+import pytest
+import torch
+
+import data
+from train import Config
+
+TINY = {"image_size": 8, "channels": 4, "channel_mults": (1, 2), "attention_resolutions": (4,),
+        "T": 5, "schedule": "cosine", "steps": 6, "batch_size": 3, "warmup": 2, "log_every": 2,
+        "save_every": 100, "sample_every": 0, "device": "cpu", "precision": "float32"}
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Make the Config of a run of a second, in a folder of its own, with some values changed."""
+    return lambda **changes: Config(**{**TINY, "out": str(tmp_path / "run"), **changes})
+
+
+@pytest.fixture
+def flags(tmp_path):
+    """The same run as a command line."""
+    def make(*extra):
+        values = {**TINY, "out": tmp_path / "run"}
+        return [part for name, value in values.items() for part in (
+            f"--{name.replace('_', '-')}",
+            ",".join(map(str, value)) if isinstance(value, tuple) else str(value))] + list(extra)
+    return make
+
+
+@pytest.fixture(autouse=True)
+def few_digits(monkeypatch):
+    """Draw 40 digits instead of 10,000, once per size; and seed what a test draws itself."""
+    original, kept = data.digits, {}
+
+    def digits(image_size=16, n=40, seed=0):
+        key = image_size, n, seed
+        if key not in kept:
+            kept[key] = original(image_size, n, seed)
+        return kept[key]
+
+    monkeypatch.setattr(data, "digits", digits)
+    torch.manual_seed(0)

@@ -1,0 +1,468 @@
+"""Data: exact pixels in, exact pixels out, from files that the tests make themselves."""
+import functools
+import gzip
+import hashlib
+import http.server
+import io
+import os
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data
+
+RNG = np.random.default_rng(0)
+
+
+# ---- pixels ----
+
+def test_every_pixel_value_survives_the_round_trip():
+    pixels = torch.arange(256, dtype=torch.uint8)
+    x = data.to_model(pixels)
+    assert x.dtype == torch.float32 and (x[0], x[255]) == (-1, 1)
+    assert torch.equal(data.to_uint8(x), pixels)
+
+
+def test_to_uint8_rounds_and_clamps():
+    x = torch.tensor([-3, -1, -1 + 1.4 / 127.5, -1 + 1.6 / 127.5, 1, 3])
+    assert data.to_uint8(x).tolist() == [0, 0, 1, 2, 255, 255]
+    assert data.to_uint8(x.bfloat16())[[0, -1]].tolist() == [0, 255]
+
+
+# ---- digits ----
+
+DRAW = data.digits                                              # before conftest.py replaces it
+
+
+@functools.cache
+def digits(n=2000, image_size=16, seed=0):
+    return DRAW(image_size, n, seed)
+
+
+def test_digits_are_the_same_every_time_and_others_for_another_seed():
+    x, labels = digits()
+    assert x.shape == (2000, 1, 16, 16) and x.dtype == np.uint8
+    assert np.array_equal(DRAW(16, 2000, 0)[0], x)
+    assert not np.array_equal(digits(2000, 16, 1)[0], x)
+    assert np.bincount(labels).tolist() == [200] * 10
+
+
+def test_digits_show_what_their_labels_say():
+    """The mean picture of each digit of one seed tells most digits of another."""
+    (x, labels), (other, truth) = digits(), digits(2000, 16, 1)
+    means = np.stack([x[labels == k].mean(0).ravel() for k in range(10)])
+    distance = ((other.reshape(2000, 1, -1).astype(float) - means) ** 2).sum(2)
+    assert (distance.argmin(1) == truth).mean() > 0.8           # 0.1 by chance
+
+
+def test_digits_are_bright_on_black_whole_and_varied():
+    x, labels = digits()
+    assert x.max(axis=(1, 2, 3)).min() > 150                    # no face draws nothing
+    assert 20 < x.mean() < 60
+    edge = np.concatenate([x[:, 0, 0], x[:, 0, -1], x[:, 0, :, 0], x[:, 0, :, -1]], axis=1)
+    assert (edge.max(1) < 128).mean() > 0.99                    # nothing is cut off
+    ones = x[labels == 1].reshape(200, -1).astype(float)
+    assert len(np.unique(ones, axis=0)) == 200
+    centre = (x * np.arange(16)).sum(axis=(1, 2, 3)) / x.sum(axis=(1, 2, 3))
+    assert abs(centre.mean() - 7.5) < 0.3 and 0.3 < centre.std() < 1.2
+
+
+def test_digits_turn_shear_scale_and_shift_within_their_limits():
+    """The covariance of a bar-like 1 tells its slant; its extent the scale."""
+    x, labels = digits()
+    tall = [(image[0] > 60).any(1).sum() for image in x[labels == 0]]
+    assert 8 <= min(tall) and max(tall) <= 15 and max(tall) - min(tall) >= 3
+    slants = []
+    for image in x[labels == 1].astype(float):
+        rows, columns = np.mgrid[:16, :16]
+        weight = image[0] / image.sum()
+        dr, dc = rows - (weight * rows).sum(), columns - (weight * columns).sum()
+        slants.append((weight * dr * dc).sum() / (weight * dr * dr).sum())
+    assert np.std(slants) > 0.06 and np.abs(slants).max() < 0.6
+
+
+@pytest.mark.parametrize("image_size", [8, 28])
+def test_digits_come_in_any_size(image_size):
+    x, _ = data.digits(image_size, 20)
+    assert x.shape == (20, 1, image_size, image_size) and x.max() > 150
+
+
+def test_load_digits_gives_tensors_and_a_test_split_of_its_own(monkeypatch):
+    monkeypatch.setattr(data, "digits", lambda image_size, seed: DRAW(image_size, 30, seed))
+    x, labels = data.load("digits")
+    assert x.dtype == torch.uint8 and x.shape == (30, 1, 16, 16)
+    assert labels.dtype == torch.int64 and labels.tolist() == [*range(10)] * 3
+    held_out, _ = data.load("digits", split="test")
+    assert not torch.equal(held_out, x)
+    colour, _ = data.load("digits", 8, 3)
+    assert colour.shape == (30, 3, 8, 8)
+    assert torch.equal(colour[:, 0], colour[:, 2])
+
+
+# ---- MNIST and CIFAR-10 ----
+
+def idx(array):
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    return header + array.tobytes()
+
+
+IMAGES = RNG.integers(0, 256, (5, 28, 28), dtype=np.uint8)
+LABELS = np.array([3, 1, 4, 1, 9], np.uint8)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+@pytest.mark.parametrize("place", [".", "{name}"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_mnist_is_read_where_it_lies_gzipped_or_not(tmp_path, name, place, packed):
+    folder = tmp_path / place.format(name=name)
+    folder.mkdir(exist_ok=True)
+    for file, array in zip(data.MNIST_FILES["test"], (IMAGES, LABELS), strict=True):
+        content = gzip.compress(idx(array)) if packed else idx(array)
+        (folder / (file + (".gz" if packed else ""))).write_bytes(content)
+    x, labels = data.load(name, split="test", data_dir=tmp_path)
+    assert np.array_equal(x[:, 0].numpy(), IMAGES) and x.shape == (5, 1, 28, 28)
+    assert labels.tolist() == LABELS.tolist()
+
+
+def write_mnist(folder, images=None, labels=None):
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in zip(data.MNIST_FILES["train"],
+                             (idx(IMAGES) if images is None else images,
+                              idx(LABELS) if labels is None else labels), strict=True):
+        (folder / file).write_bytes(content)
+
+
+@pytest.mark.parametrize("images, labels, message", [
+    (idx(IMAGES)[:-1], None, "cut short"),
+    (idx(IMAGES) + b"\0", None, "cut short"),
+    (idx(IMAGES)[:9], None, "cut short"),
+    (b"", None, "cut short"),
+    (idx(LABELS), None, "3-dimensional"),
+    (b"\0\0\x09\x03" + idx(IMAGES)[4:], None, "3-dimensional"),
+    (b"\x1f\x8b" + bytes(40), None, "damaged gzip"),
+    (gzip.compress(idx(IMAGES))[:-20], None, "damaged gzip"),
+    (None, idx(LABELS[:4]), "5 images, 4 labels"),
+    (None, idx(LABELS + 1), "should be 0..9"),
+    (idx(IMAGES[:0]), idx(LABELS[:0]), "0 images"),
+])
+def test_damaged_mnist_files_are_refused_by_name(tmp_path, images, labels, message):
+    write_mnist(tmp_path, images, labels)
+    with pytest.raises(ValueError, match=message) as caught:
+        data.load("mnist", data_dir=tmp_path)
+    assert "ubyte" in str(caught.value)
+
+
+RECORDS = RNG.integers(0, 10, (4, 3073), dtype=np.uint8)
+
+
+def write_cifar10(folder, records=RECORDS):
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in data.CIFAR10_FILES["train"]:
+        (folder / file).write_bytes(records.tobytes())
+
+
+@pytest.mark.parametrize("place", [".", "cifar10", "cifar-10-batches-bin",
+                                   "cifar10/cifar-10-batches-bin"])
+def test_cifar10_is_read_where_it_lies(tmp_path, place):
+    write_cifar10(tmp_path / place)
+    x, labels = data.load("cifar10", data_dir=tmp_path)
+    assert x.shape == (20, 3, 32, 32)
+    assert labels.tolist() == RECORDS[:, 0].tolist() * 5
+    assert x[1, 0, 0, :3].tolist() == RECORDS[1, 1:4].tolist()              # red first, row by row
+    assert x[1, 2, 31, 31].item() == RECORDS[1, 3072]
+    grey, _ = data.load("cifar10", 16, 1, data_dir=tmp_path)
+    assert grey.shape == (20, 1, 16, 16)
+
+
+def test_cifar10_is_read_from_its_archive_without_unpacking(tmp_path):
+    with tarfile.open(tmp_path / data.CIFAR10_ARCHIVE, "w:gz") as tar:
+        for file in data.CIFAR10_FILES["test"]:
+            info = tarfile.TarInfo(f"cifar-10-batches-bin/{file}")
+            info.size = RECORDS.nbytes
+            tar.addfile(info, io.BytesIO(RECORDS.tobytes()))
+    x, labels = data.load("cifar10", split="test", data_dir=tmp_path)
+    assert labels.tolist() == RECORDS[:, 0].tolist()
+    assert np.array_equal(x.numpy().reshape(4, -1), RECORDS[:, 1:])
+    assert os.listdir(tmp_path) == [data.CIFAR10_ARCHIVE]
+    with pytest.raises(ValueError, match="not CIFAR-10's binary version"):
+        data.load("cifar10", data_dir=tmp_path)                 # the train files are not in it
+
+
+def test_damaged_cifar10_is_refused(tmp_path):
+    write_cifar10(tmp_path, RECORDS[:, :-1])
+    with pytest.raises(ValueError, match="1 \\+ 3072"):
+        data.load("cifar10", data_dir=tmp_path)
+    write_cifar10(tmp_path, RECORDS + 10)
+    with pytest.raises(ValueError, match="0..9"):
+        data.load("cifar10", data_dir=tmp_path)
+    write_cifar10(tmp_path, RECORDS[:0])
+    with pytest.raises(ValueError, match="0 bytes"):
+        data.load("cifar10", data_dir=tmp_path)
+
+
+# ---- downloads, from a server of our own ----
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A server on loopback as the second mirror; the first is a folder it does not have."""
+    root = tmp_path / "server"
+    root.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    handler = functools.partial(Quiet, directory=root)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{httpd.server_port}/"
+        monkeypatch.setattr(data, "MIRRORS", {"mnist": (url + "not-there/", url)})
+        yield root
+        httpd.shutdown()
+
+
+def serve(root, monkeypatch, published=None):
+    md5 = {}
+    for file, array in zip(data.MNIST_FILES["train"], (IMAGES, LABELS), strict=True):
+        content = gzip.compress(idx(array))
+        (root / f"{file}.gz").write_bytes(content)
+        md5[f"mnist/{file}.gz"] = hashlib.md5(published or content).hexdigest()
+    monkeypatch.setattr(data, "MD5", md5)
+
+
+def test_a_missing_file_is_downloaded_once_from_the_first_mirror_that_has_it(tmp_path, server,
+                                                                             monkeypatch):
+    serve(server, monkeypatch)
+    x, labels = data.load("mnist", data_dir=tmp_path / "data")
+    assert np.array_equal(x[:, 0].numpy(), IMAGES) and labels.tolist() == LABELS.tolist()
+    files = sorted(os.listdir(tmp_path / "data" / "mnist"))
+    assert files == sorted(f"{file}.gz" for file in data.MNIST_FILES["train"])
+    monkeypatch.setattr(data, "download", None)                 # not needed a second time
+    data.load("mnist", data_dir=tmp_path / "data")
+
+
+def test_a_download_with_the_wrong_hash_leaves_nothing(tmp_path, server, monkeypatch):
+    serve(server, monkeypatch, published=b"something else")
+    with pytest.raises(OSError, match="MD5 is not that of the published file"):
+        data.load("mnist", data_dir=tmp_path / "data")
+    assert os.listdir(tmp_path / "data" / "mnist") == []
+
+
+def test_without_a_network_the_error_says_which_files_to_put_where(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "MIRRORS", {"mnist": ("http://127.0.0.1:9/",)})
+    with pytest.raises(OSError) as caught:
+        data.load("mnist", data_dir=tmp_path / "data")
+    assert str(tmp_path / "data" / "mnist") in str(caught.value)
+    assert all(file in str(caught.value) for file in data.MNIST_FILES["train"])
+
+
+def test_a_download_never_grows_beyond_the_largest_file(tmp_path, server, monkeypatch):
+    serve(server, monkeypatch)
+    monkeypatch.setattr(data, "LARGEST", 100)
+    with pytest.raises(OSError, match="MD5"):
+        data.load("mnist", data_dir=tmp_path / "data")
+
+
+def test_every_published_file_has_a_hash_and_every_set_two_mirrors():
+    assert set(data.MIRRORS) == {key.split("/")[0] for key in data.MD5}
+    for name in ("mnist", "fashion-mnist"):
+        for files in data.MNIST_FILES.values():
+            assert all(len(data.MD5[f"{name}/{file}.gz"]) == 32 for file in files)
+    assert all(len(mirrors) == 2 for mirrors in data.MIRRORS.values())
+    assert "python" not in data.CIFAR10_ARCHIVE                 # that version is a pickle
+
+
+# ---- a folder ----
+
+def paint(path, colour, mode="RGB", size=(8, 8), **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, **options)
+
+
+def folder(tmp_path, **options):
+    return data.load(str(tmp_path / "pictures"), data_dir=tmp_path / "data", **options)
+
+
+def test_every_mode_is_converted_knowingly(tmp_path):
+    root = tmp_path / "pictures"
+    paint(root / "a.png", (255, 0, 0))
+    paint(root / "b.png", (255, 0, 0, 0), "RGBA")               # transparent: white, not red
+    paint(root / "c.png", (0, 0, 0, 128), "RGBA")               # half of black on white
+    paint(root / "d.png", 200, "L")
+    paint(root / "e.png", (200, 0), "LA")
+    paint(root / "f.png", 1, "1")
+    paint(root / "g.tif", (0, 255, 255, 0), "CMYK")             # red in inks
+    Image.fromarray(np.full((8, 8), 51 * 257, np.uint16)).save(root / "h.png")
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([0, 0, 0, 0, 0, 255])
+    palette.save(root / "i.png")
+    palette.save(root / "j.gif", transparency=1)
+    x, labels = folder(tmp_path, image_size=4)
+    red, white, grey = [255, 0, 0], [255] * 3, [200] * 3
+    assert x[:, :, 0, 0].tolist() == [red, white, [127] * 3, grey, white, white, red, [51] * 3,
+                                      [0, 0, 255], white]
+    assert labels is None and x.shape == (10, 3, 4, 4) and x.dtype == torch.uint8
+    x, _ = folder(tmp_path, image_size=4, image_channels=1)
+    assert x.shape == (10, 1, 4, 4) and x[3, 0, 0, 0] == 200 and x[0, 0, 0, 0] == 76
+
+
+def test_floating_point_pixels_are_not_guessed_at():
+    with pytest.raises(ValueError, match="no known range"):
+        data.fit(Image.new("F", (4, 4)), 4, 1)
+
+
+def test_the_short_side_is_resized_and_the_centre_kept(tmp_path):
+    wide = np.zeros((8, 32, 3), np.uint8)
+    wide[:, 6:26] = 255                                         # and a little around the centre
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(wide).save(tmp_path / "pictures" / "wide.png")
+    Image.fromarray(wide.transpose(1, 0, 2)).save(tmp_path / "pictures" / "tall.png")
+    x, _ = folder(tmp_path, image_size=4)
+    assert (x == 255).all()
+    assert folder(tmp_path)[0].shape == (2, 3, 32, 32)          # 32 unless told
+
+
+def test_a_photo_is_turned_as_its_camera_says(tmp_path):
+    upside = np.zeros((8, 8, 3), np.uint8)
+    upside[4:] = 255                                            # stored white below
+    exif = Image.Exif()
+    exif[0x0112] = 3                                            # turn by 180 degrees
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(upside).save(tmp_path / "pictures" / "a.png", exif=exif)
+    x, _ = folder(tmp_path, image_size=8)
+    assert x[0, 0, 0, 0] == 255 and x[0, 0, 7, 0] == 0
+
+
+def test_nested_folders_give_labels_by_name(tmp_path):
+    root = tmp_path / "pictures"
+    for i, name in enumerate(["x/dog/1.png", "x/cat/2.png", "y/cat/3.PNG", "y/ant/4.png"]):
+        paint(root / name, (i, i, i))
+    (root / "y" / "notes.txt").write_text("not an image")
+    x, labels = folder(tmp_path, image_size=4)
+    assert x[:, 0, 0, 0].tolist() == [1, 0, 3, 2]               # sorted by path
+    assert labels.tolist() == [1, 2, 0, 1]                      # of ant, cat, dog
+    assert labels.dtype == torch.int64
+
+
+def test_an_unreadable_file_is_named_and_skipped(tmp_path, capsys):
+    root = tmp_path / "pictures"
+    for i in range(120):
+        paint(root / f"{'ab'[i % 2]}" / f"{i:03}.png", (i, i, i), size=(4, 4))
+    (root / "a" / "050.png").write_text("this is text")
+    x, labels = folder(tmp_path, image_size=4)
+    assert "050.png" in capsys.readouterr().err
+    kept = [*range(0, 50, 2), *range(52, 120, 2), *range(1, 120, 2)]
+    assert x[:, 0, 0, 0].tolist() == kept
+    assert labels.tolist() == [0] * 59 + [1] * 60
+    (root / "a" / "052.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="more than 1% of the 120"):
+        folder(tmp_path, image_size=4)
+
+
+def test_one_percent_exactly_is_still_skipped(tmp_path):
+    for i in range(100):
+        paint(tmp_path / "pictures" / f"{i:03}.png", 0, "L", (2, 2))
+    (tmp_path / "pictures" / "099.png").write_text("this is text")
+    assert len(folder(tmp_path, image_size=2)[0]) == 99
+
+
+@pytest.mark.parametrize("content", [None, "text"])
+def test_a_folder_without_images_is_refused(tmp_path, content):
+    (tmp_path / "pictures").mkdir()
+    if content:
+        (tmp_path / "pictures" / "a.png").write_text(content)
+    with pytest.raises(ValueError, match="no images in" if content is None else "more than 1%"):
+        folder(tmp_path)
+    assert not list((tmp_path / "data").glob("cache/*"))
+
+
+def test_a_folder_is_decoded_once_and_mapped_into_memory_after(tmp_path, monkeypatch):
+    paint(tmp_path / "pictures" / "a.png", (9, 9, 9))
+    paint(tmp_path / "pictures" / "b" / "b.png", (8, 8, 8))
+    first, labels = folder(tmp_path, image_size=4)
+    monkeypatch.setattr(data, "decode_all", None)               # would fail if called
+    second, again = folder(tmp_path, image_size=4)
+    assert torch.equal(first, second) and torch.equal(labels, again)
+    assert isinstance(np.load(next(tmp_path.glob("data/cache/*[0-9a-f].npy")), "r"), np.memmap)
+
+
+@pytest.mark.parametrize("change", ["content", "added", "removed", "renamed", "size", "channels"])
+def test_the_cache_is_never_stale(tmp_path, change):
+    root, options = tmp_path / "pictures", {"image_size": 4, "image_channels": 3}
+    paint(root / "a.png", (9, 9, 9))
+    paint(root / "b.png", (5, 5, 5))
+    folder(tmp_path, **options)
+    if change == "content":                                     # same size, same time of change
+        stat = os.stat(root / "a.png")
+        paint(root / "a.png", (7, 7, 7))
+        os.utime(root / "a.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    elif change == "added":
+        paint(root / "c.png", (3, 3, 3))
+    elif change == "removed":
+        (root / "b.png").unlink()
+    elif change == "renamed":
+        (root / "a.png").rename(root / "z.png")
+    options.update({"size": {"image_size": 8}, "channels": {"image_channels": 1}}.get(change, {}))
+    x, _ = folder(tmp_path, **options)
+    expected = {"content": [7, 5], "added": [9, 5, 3], "removed": [9], "renamed": [5, 9]}
+    assert x[:, 0, 0, 0].tolist() == expected.get(change, [9, 5])
+    assert x.shape[1:] == (options["image_channels"], *[options["image_size"]] * 2)
+    caches = [path for path in (tmp_path / "data" / "cache").iterdir() if "kept" not in path.name]
+    assert len(caches) == (2 if change in ("size", "channels") else 1)      # the old one is gone
+
+
+def test_a_folder_of_more_than_one_chunk_keeps_its_order(tmp_path):
+    for i in range(1030):
+        paint(tmp_path / "pictures" / f"{i:04}.bmp", i % 256, "L", (1, 1))
+    x, _ = folder(tmp_path, image_size=1, image_channels=1)
+    assert x.flatten().tolist() == [i % 256 for i in range(1030)]
+
+
+def test_unknown_names_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="neither a folder nor one of digits, mnist"):
+        data.load("imagenet", data_dir=tmp_path)
+    with pytest.raises(ValueError, match="split"):
+        data.load("digits", split="validation")
+    with pytest.raises(ValueError, match="1 or 3, not 2"):
+        data.load("digits", image_channels=2)
+
+
+# ---- files and progress ----
+
+def test_replacing_moves_only_what_is_complete(tmp_path):
+    path = tmp_path / "new" / "file"
+    with data.replacing(path) as tmp:
+        tmp.write_text("one")
+        assert not path.exists() and tmp.parent == path.parent
+    assert path.read_text() == "one"
+    with pytest.raises(RuntimeError), data.replacing(path) as tmp:
+        tmp.write_text("tw")
+        raise RuntimeError
+    assert path.read_text() == "one"
+    assert os.listdir(tmp_path / "new") == ["file"]
+
+
+def test_track_reports_rate_and_time_left(monkeypatch, capsys):
+    now = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(data.time, "monotonic", lambda: next(now))
+    assert list(data.track(iter("abcd"), "reading", 4)) == list("abcd")
+    lines = capsys.readouterr().err.splitlines()                # not a terminal: a line each 15 s
+    assert lines == ["reading: 2/4, 0.1/s, 0:00:20 left  ", "reading: 4/4, 0.1/s, 0:00:00 left  "]
+
+
+def test_track_rewrites_one_line_on_a_terminal(monkeypatch, capsys):
+    now = iter([0.0, 0.1, 0.3, 0.35])
+    monkeypatch.setattr(data.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(data.sys.stderr, "isatty", lambda: True)
+    assert list(data.track([1, 2, 3], "reading")) == [1, 2, 3]
+    shown = capsys.readouterr().err
+    assert shown.count("\r") == 1 and shown.count("\n") == 1
+    assert "3/3" in shown and "1/3" not in shown
+
+
+def test_clock():
+    assert [data.clock(s) for s in (0, 59.6, 3600 * 27 + 62)] == ["0:00:00", "0:01:00", "27:01:02"]
