@@ -1,0 +1,279 @@
+"""Algorithm 2 of Ho et al. 2020 into pictures, from a checkpoint and nothing else.
+
+    python sample.py                                64 samples of the newest run, to samples.png
+    python sample.py --checkpoint F --n 16          of that checkpoint
+    python sample.py --gif denoising.gif            and x_t beside x_0_hat as t falls from T to 0
+    python sample.py --n 50000 --folder samples     one lossless PNG each, as FID tools want them
+
+The weights are always the EMA.  --seed fixes the pictures for a given --n on a given device.
+"""
+import argparse
+import contextlib
+import math
+import os
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from data import replacing, to_image, to_uint8, track
+from ddpm import DDPM
+from schedules import SCHEDULES
+from unet import UNet
+
+NETWORK = ("image_size", "image_channels", "channels", "channel_mults", "num_res_blocks",
+           "attention_resolutions", "dropout")                # what a config says of the U-Net
+SHIPPED = Path(__file__).resolve().parent / "assets" / "digits.pt"
+
+
+def build(config):
+    """Build (ddpm, model) as a config (a dict) describes them, with fresh weights."""
+    if config["schedule"] not in SCHEDULES:
+        raise ValueError(f"there is no schedule {config['schedule']!r} in {list(SCHEDULES)}")
+    ddpm = DDPM(SCHEDULES[config["schedule"]](config["T"]), config["variance"])
+    return ddpm, UNet(**{name: config[name] for name in NETWORK})
+
+
+def read_checkpoint(path):
+    """Read a checkpoint, onto the CPU, without running any code that may be in it.
+
+    Returns:
+        The dict that train.py wrote; at least "config", "step" and "ema" are there.
+
+    Raises:
+        ValueError: the file is not a whole checkpoint of this project.
+        OSError: there is no such file, or it cannot be read.
+    """
+    try:
+        with open(path, "rb") as f, warnings.catch_warnings():
+            warnings.simplefilter("ignore")          # torch warns of odd pickles before it refuses
+            checkpoint = torch.load(f, map_location="cpu", weights_only=True)
+        if not {"config", "step", "ema"} <= set(checkpoint):
+            raise ValueError("entries are missing")
+        return checkpoint
+    except OSError:
+        raise
+    except Exception as error:                       # a damaged or hostile file raises anything
+        raise ValueError(f"{path} is not a whole checkpoint made by train.py") from error
+
+
+def load(checkpoint, device="cpu", model=None):
+    """Rebuild a trained process and network from a checkpoint file alone.
+
+    Args:
+        checkpoint: path of the file.
+        device: where to put both.
+        model: network to fill; None builds the U-Net of the config.
+
+    Returns:
+        config: dict, as train.py's Config.
+        ddpm: DDPM.
+        model: the network with the EMA weights, in eval mode, without gradients.
+
+    Raises:
+        ValueError: the file is not a whole checkpoint, or does not fit the network.
+        OSError: the file cannot be read.
+    """
+    content = read_checkpoint(checkpoint)
+    config = content["config"]
+    try:
+        ddpm, unet = build(config)
+        model = unet if model is None else model
+        model.load_state_dict(content["ema"])
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the weights in {checkpoint} do not fit its network") from error
+    return config, ddpm.to(device), model.to(device).eval().requires_grad_(False)
+
+
+def draw(ddpm, model, shape, seed, precision="auto", label="sampling", frames=None, stop=()):
+    """Run Algorithm 2 with progress.
+
+    Args:
+        shape: (B, C, H, W).
+        seed: fixes the noise, apart from all other random numbers of the program.
+        frames: a list that some 50 pairs (x_t, x_0_hat) of at most 64 images are put on, or None.
+        stop: looked at after each step; once it is true (a list that is filled) the run ends.
+
+    Returns:
+        (B, C, H, W) float images x_0, or None if stopped.
+    """
+    device = ddpm.beta.device
+    generator = torch.Generator(device).manual_seed(seed)
+    x_T = torch.randn(shape, generator=generator, device=device)
+    with autocast(device, precision):
+        process = ddpm.reverse_process(model, x_T, generator=generator)
+        for t, x_t, x_0_hat in track(process, label, ddpm.T + 1):
+            if frames is not None and (t == ddpm.T or t % math.ceil(ddpm.T / 50) == 0):
+                frames.append((x_t[:64].cpu(), x_0_hat[:64].cpu()))
+            if stop:
+                return None
+    return x_t
+
+
+def batches(ddpm, model, config, n, seed, frames=None):
+    """Yield n images in batches (B, C, H, W) of bounded size, on the CPU; frames: of the first."""
+    C, H = config["image_channels"], config["image_size"]
+    size = max(1, min(256, 2 ** 18 // H ** 2))
+    for i, start in enumerate(range(0, n, size)):
+        label = f"sampling {start + 1}..{min(start + size, n)} of {n}, steps"
+        yield draw(ddpm, model, (min(size, n - start), C, H, H), (seed << 24) + i, label=label,
+                   frames=frames if i == 0 else None).cpu()
+
+
+def grid(x):
+    """Arrange (N, C, H, W) images in [-1, 1] in a near-square picture.  Small ones are enlarged."""
+    N, C, H, W = x.shape
+    columns = math.ceil(math.sqrt(N))
+    rows = math.ceil(N / columns)
+    scale = max(1, round(48 / max(H, W)))
+    x = to_uint8(x.cpu()).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    picture = np.full((C, rows, scale * H + 2, columns, scale * W + 2), 127, np.uint8)
+    for i, image in enumerate(x):
+        picture[:, i // columns, 1:-1, i % columns, 1:-1] = image.numpy()
+    return to_image(picture.reshape(C, rows * (scale * H + 2), columns * (scale * W + 2)))
+
+
+def save_grid(x, path):
+    """Write (N, C, H, W) images in [-1, 1] as one near-square PNG."""
+    with replacing(path) as tmp:
+        grid(x).save(tmp, format="PNG")
+
+
+def save_gif(frames, path):
+    """Write pairs (x_t, x_0_hat) as an animation, x_t on the left."""
+    pictures = []
+    for pair in frames:
+        left, right = (grid(x) for x in pair)
+        picture = Image.new(left.mode, (2 * left.width + 8, left.height), "white")
+        picture.paste(left, (0, 0))
+        picture.paste(right, (left.width + 8, 0))
+        pictures.append(picture)
+    with replacing(path) as tmp:
+        pictures[0].save(tmp, format="GIF", save_all=True, append_images=pictures[1:], loop=0,
+                         duration=[80] * (len(pictures) - 1) + [3000])
+
+
+# ---- what train.py needs too ----
+
+def pick_device(name="auto"):
+    """Return the torch device of that name; "auto" takes cuda, then mps, then cpu."""
+    if name == "auto":
+        name = ("cuda" if torch.cuda.is_available() else
+                "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"there is no device {name!r} here; --device auto finds one") from error
+    return device
+
+
+def autocast(device, precision="auto"):
+    """Run the network in bfloat16 where asked; "auto" asks where the hardware is fast at it.
+
+    Never float16: its range is too small for the gradients of L_simple, and losses turn NaN.
+    """
+    if precision == "auto":
+        precision = "bf16" if fast_bf16(torch.device(device)) else "float32"
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def fast_bf16(device):
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    try:
+        flags = Path("/proc/cpuinfo").read_text()                # Linux; elsewhere we cannot know
+    except OSError:
+        return False
+    return device.type == "cpu" and ("avx512_bf16" in flags or "amx_bf16" in flags)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def integer(minimum, maximum=2 ** 32 - 1):
+    """Return an argparse type: an int in minimum..maximum."""
+    def parse(text):
+        if not minimum <= int(text) <= maximum:
+            raise argparse.ArgumentTypeError(f"must be in {minimum}..{maximum}, not {text}")
+        return int(text)
+    parse.__name__ = "integer"
+    return parse
+
+
+@contextlib.contextmanager
+def one_line_errors(prog):
+    """Say what went wrong in one line on stderr; exit with 2 for a wrong value, else with 1."""
+    warnings.formatwarning = lambda message, *_: f"{prog}: warning: {message}\n"
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
+        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ValueError) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def newest_checkpoint():
+    """Return the newest checkpoint under runs/, or the one that comes with this project."""
+    return max(Path("runs").glob("*/checkpoint.pt"), key=os.path.getmtime, default=SHIPPED)
+
+
+def main(argv=None):
+    parser = Parser(description=__doc__, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, help="default: the newest under runs/")
+    parser.add_argument("--n", type=integer(1), default=64, help="number of samples (%(default)s)")
+    parser.add_argument("--seed", type=integer(0), default=0)
+    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="the grid, a PNG")
+    parser.add_argument("--gif", type=Path, help="animation of the first batch")
+    parser.add_argument("--folder", type=Path, help="write each sample as a PNG here; no grid then")
+    parser.add_argument("--device", default="auto", help="cuda, mps, cpu, or auto")
+    args = parser.parse_args(argv)
+    with one_line_errors("sample.py"):
+        run(args)
+
+
+def run(args):
+    for path, suffix in ((args.out, ".png"), (args.gif, ".gif")):
+        if path is not None and path.suffix.lower() != suffix:
+            raise ValueError(f"{path} must end in {suffix}")
+    for path in (args.gif, args.folder / "x.png" if args.folder else args.out):
+        if path is not None:                               # now, and not when the samples are there
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path.parent).close()
+    device = pick_device(args.device)
+    checkpoint = args.checkpoint or newest_checkpoint()
+    config, ddpm, model = load(checkpoint, device)
+    print(f"{args.n} samples of {checkpoint} on {device}")
+
+    frames = [] if args.gif else None
+    done, xs = 0, []
+    for x in batches(ddpm, model, config, args.n, args.seed, frames):
+        if args.folder:
+            for i, image in enumerate(x, done):
+                with replacing(args.folder / f"{i:06}.png") as tmp:
+                    to_image(to_uint8(image).numpy()).save(tmp, format="PNG")
+        else:
+            xs.append(x)
+        done += len(x)
+    if args.gif:
+        save_gif(frames, args.gif)
+        print(f"wrote {args.gif}")
+    if args.folder:
+        print(f"wrote {done} images to {args.folder}")
+    else:
+        save_grid(torch.cat(xs), args.out)
+        print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,330 @@
+"""Sampling: a checkpoint is enough, pictures are exact, bad files are refused and not run."""
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from PIL import Image
+from test_train import refused
+
+import data
+import sample
+import train
+from ddpm import DDPM
+from schedules import cosine_beta_schedule
+from train import Config
+from unet import UNet
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
+    c = Config(**{**TINY, "steps": 3, "lr": 0.05, "variance": "beta_tilde", "dropout": 0.5,
+                  "out": str(tmp_path_factory.mktemp("trained"))})
+    with pytest.MonkeyPatch.context() as patch:
+        original = data.digits
+        patch.setattr(data, "digits", lambda size, seed: original(size, 40, seed))
+        _, ema = train.train(c)
+    return Path(c.out), ema
+
+
+@pytest.fixture
+def trained(trained_once, config):
+    """(path of a checkpoint, its EMA as train returned it); the file is the test's own."""
+    shutil.copytree(trained_once[0], config().out)
+    return Path(config().out, "checkpoint.pt"), trained_once[1]
+
+
+def zero(x_t, t):
+    return torch.zeros_like(x_t)
+
+
+# ---- checkpoints ----
+
+def test_load_rebuilds_everything_from_the_file_alone(trained):
+    path, ema = trained
+    config, ddpm, model = sample.load(path)
+    assert (config["T"], config["schedule"]) == (5, "cosine")
+    expected = DDPM(cosine_beta_schedule(5), "beta_tilde")
+    for name, value in expected.named_buffers():
+        assert torch.equal(getattr(ddpm, name), value)
+    x_t, t = torch.randn(2, 1, 8, 8), torch.tensor([1, 5])
+    assert torch.equal(model(x_t, t), ema(x_t, t)) and model(x_t, t).any()
+    assert not any(module.training for module in model.modules())
+    assert not any(weight.requires_grad for weight in model.parameters())
+    raw = torch.load(path, weights_only=True)["model"]
+    assert not torch.equal(raw["conv_out.weight"], model.conv_out.weight)   # the EMA, not these
+
+
+def test_load_fills_a_network_that_is_handed_over(trained):
+    path, ema = trained
+    mine = UNet(8, 1, 4, (1, 2), 1, (4,))
+    _, _, model = sample.load(path, model=mine)
+    assert model is mine and torch.equal(mine.conv_out.weight, ema.conv_out.weight)
+    with pytest.raises(ValueError, match="do not fit"):
+        sample.load(path, model=UNet(8, 3, 4, (1, 2), 1, (4,)))
+
+
+class Payload:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+@pytest.mark.parametrize("content", ["nothing", "text", "half", "pickle", "torch pickle", "other",
+                                     "list"])
+def test_a_file_that_is_no_checkpoint_is_refused_and_not_run(trained, tmp_path, monkeypatch, capsys,
+                                                           content):
+    monkeypatch.chdir(tmp_path)
+    whole, path = trained[0].read_bytes(), tmp_path / "bad.pt"
+    path.write_bytes({"nothing": b"", "text": b"hello", "half": whole[:len(whole) // 2],
+                      "pickle": pickle.dumps(Payload())}.get(content, b""))
+    made = {"torch pickle": {"config": Payload(), "step": 1, "ema": {}}, "list": [1, 2],
+            "other": {"state_dict": {"w": torch.zeros(2)}}}
+    if content in made:
+        torch.save(made[content], path)
+    refused(capsys, ["--checkpoint", path], "bad.pt is not a whole checkpoint", main=sample.main)
+    assert not Path("executed").exists() and not Path("samples.png").exists()
+    run = tmp_path / "r"
+    run.mkdir()
+    (run / "checkpoint.pt").write_bytes(path.read_bytes())
+    refused(capsys, ["--resume", "--out", run], "checkpoint.pt is not a whole checkpoint")
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"channels": 8}, "do not fit"), ({"schedule": "sigmoid"}, "no schedule 'sigmoid'"),
+    ({"channels": None}, "do not fit"), ({"T": 0}, "at least 1")])
+def test_a_config_that_does_not_fit_its_weights_is_refused(trained, capsys, change, words):
+    content = torch.load(trained[0], weights_only=True)
+    content["config"].update(change)
+    torch.save(content, trained[0])
+    refused(capsys, ["--checkpoint", trained[0]], words, main=sample.main)
+
+
+def test_a_checkpoint_for_sampling_only_samples_but_does_not_resume(trained, capsys, config):
+    content = torch.load(trained[0], weights_only=True)
+    torch.save({key: content[key] for key in ("config", "step", "ema")}, trained[0])
+    assert sample.load(trained[0])[0] == content["config"]
+    refused(capsys, ["--resume", "--out", config().out], "for sampling only")
+    content["config"]["from_the_future"] = 1
+    torch.save(content, trained[0])
+    refused(capsys, ["--resume", "--out", config().out], "another version")
+
+
+# ---- Algorithm 2 ----
+
+def test_draw_is_algorithm_2_with_noise_of_its_own():
+    ddpm, state = DDPM(cosine_beta_schedule(20)), torch.get_rng_state()
+    x_0 = sample.draw(ddpm, zero, (2, 1, 4, 4), seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    expected = ddpm.sample(zero, (2, 1, 4, 4), generator=torch.Generator().manual_seed(3))
+    assert torch.equal(x_0, expected)
+    assert not torch.equal(x_0, sample.draw(ddpm, zero, (2, 1, 4, 4), seed=4))
+
+
+@pytest.mark.parametrize("T, expected", [(200, 51), (20, 21), (130, 45), (1, 2)])
+def test_frames_show_the_whole_way(T, expected):
+    ddpm, frames = DDPM(cosine_beta_schedule(T)), []
+    x_0 = sample.draw(ddpm, zero, (70, 1, 1, 1), 0, frames=frames)
+    assert len(frames) == expected
+    x_T = torch.randn((70, 1, 1, 1), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(frames[0][0], x_T[:64])
+    assert torch.equal(frames[-1][0], x_0[:64]) and torch.equal(frames[-1][1], x_0[:64])
+
+
+def test_draw_stops_when_told(capsys):
+    asked = []
+
+    def model(x_t, t):
+        asked.append(t)
+        return zero(x_t, t)
+
+    assert sample.draw(DDPM(cosine_beta_schedule(20)), model, (1, 1, 2, 2), 0, stop=[15]) is None
+    assert len(asked) == 1
+
+
+def test_many_images_come_in_batches_of_bounded_size_and_none_twice(monkeypatch):
+    ddpm, config = DDPM(cosine_beta_schedule(3)), {"image_channels": 1, "image_size": 4}
+    xs = list(sample.batches(ddpm, zero, config, 300, seed=0))
+    assert [tuple(x.shape) for x in xs] == [(256, 1, 4, 4), (44, 1, 4, 4)]
+    assert len(torch.cat(xs).flatten(1).unique(dim=0)) == 300
+    again = list(sample.batches(ddpm, zero, config, 300, seed=0))
+    assert torch.equal(torch.cat(xs), torch.cat(again))
+    other = list(sample.batches(ddpm, zero, config, 300, seed=1))
+    assert len(torch.cat(xs + other).flatten(1).unique(dim=0)) == 600
+    config = {"image_channels": 3, "image_size": 256}
+    assert [len(x) for x in sample.batches(ddpm, zero, config, 5, seed=0)] == [4, 1]
+    config["image_size"] = 1024
+    assert next(sample.batches(ddpm, zero, config, 2, seed=0)).shape == (1, 3, 1024, 1024)
+
+
+# ---- pictures ----
+
+@pytest.mark.parametrize("N, rows, columns", [(1, 1, 1), (2, 1, 2), (5, 2, 3), (64, 8, 8),
+                                              (65, 8, 9)])
+def test_the_grid_is_near_square_and_every_pixel_exact(tmp_path, N, rows, columns):
+    pixels = torch.randint(0, 256, (N, 3, 60, 50), dtype=torch.uint8)
+    sample.save_grid(data.to_model(pixels), tmp_path / "new" / "grid.png")
+    picture = np.asarray(Image.open(tmp_path / "new" / "grid.png"))
+    assert picture.shape == (rows * 62, columns * 52, 3)
+    for i in range(N):
+        top, left = i // columns * 62 + 1, i % columns * 52 + 1
+        tile = picture[top:top + 60, left:left + 50]
+        assert np.array_equal(tile, pixels[i].permute(1, 2, 0).numpy())
+    assert (picture[0] == 127).all() and (picture[:, 0] == 127).all()
+    assert (picture[-1] == 127).all() and (picture[:, -1] == 127).all()
+
+
+def test_small_images_are_enlarged_pixel_by_pixel_and_grey_stays_grey():
+    image = sample.grid(torch.tensor([[[[-1.0, 1.0], [0.0, -5.0]]]]))
+    assert image.mode == "L" and image.size == (50, 50)
+    pixels = np.asarray(image)
+    assert (pixels[1:25, 1:25] == 0).all() and (pixels[1:25, 25:49] == 255).all()
+    assert (pixels[25:49, 1:25] == 128).all() and (pixels[25:49, 25:49] == 0).all()
+    widths = [sample.grid(torch.zeros(1, 1, n, n)).width for n in (16, 28, 32, 64)]
+    assert widths == [50, 58, 66, 66]
+
+
+# ---- the command line ----
+
+def run(*argv):
+    sample.main([str(arg) for arg in argv])
+
+
+def test_without_a_checkpoint_the_newest_run_is_sampled(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, age in (("old", 1e9), ("new", 2e9), ("older", 0.5e9)):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "checkpoint.pt").write_bytes(trained[0].read_bytes())
+        os.utime(tmp_path / "runs" / name / "checkpoint.pt", (age, age))
+    run()
+    said = capsys.readouterr().out
+    assert "64 samples of runs/new/checkpoint.pt on cpu" in said and "wrote samples.png" in said
+    _, ddpm, model = sample.load(trained[0])
+    expected = sample.grid(sample.draw(ddpm, model, (64, 1, 8, 8), 0))
+    assert np.array_equal(np.asarray(Image.open("samples.png")), np.asarray(expected))
+
+
+def test_without_any_run_the_checkpoint_that_ships_is_sampled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sample.newest_checkpoint() == Path(sample.__file__).parent / "assets" / "digits.pt"
+
+
+def test_a_seed_fixes_the_pictures(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run("--checkpoint", trained[0], "--n", 3, "--seed", seed, "--out", f"{name}.png")
+    a, b, c = (Path(f"{name}.png").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_a_folder_gets_lossless_pngs_and_no_grid(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run("--checkpoint", trained[0], "--n", 3, "--folder", "many", "--device", "cpu")
+    assert "wrote 3 images to many" in capsys.readouterr().out
+    assert sorted(os.listdir("many")) == ["000000.png", "000001.png", "000002.png"]
+    assert not Path("samples.png").exists()
+    _, ddpm, model = sample.load(trained[0])
+    expected = data.to_uint8(sample.draw(ddpm, model, (3, 1, 8, 8), 0))
+    for i in range(3):
+        assert np.array_equal(np.asarray(Image.open(f"many/{i:06}.png")), expected[i, 0].numpy())
+
+
+def test_file_numbers_go_on_from_batch_to_batch(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    batches = [torch.full((2, 1, 4, 4), -1.0), torch.full((1, 1, 4, 4), 1.0)]
+    monkeypatch.setattr(sample, "batches", lambda *args: iter(batches))
+    run("--checkpoint", trained[0], "--n", 3, "--folder", "many")
+    assert [np.asarray(Image.open(f"many/00000{i}.png")).max() for i in range(3)] == [0, 0, 255]
+    run("--checkpoint", trained[0], "--n", 3)
+    assert np.asarray(Image.open("samples.png")).shape == (100, 100)
+
+
+def test_the_gif_shows_x_t_beside_x_0_hat(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run("--checkpoint", trained[0], "--n", 4, "--gif", "d.gif", "--out", "new/s.png")
+    assert "wrote d.gif" in capsys.readouterr().out
+    gif = Image.open("d.gif")
+    assert gif.n_frames == 6 and gif.size == (2 * 100 + 8, 100)              # t = 5..0
+    assert gif.info["loop"] == 0 and gif.info["duration"] == 80
+    gif.seek(5)
+    last = np.asarray(gif.convert("L")).astype(int)
+    grid = np.asarray(Image.open("new/s.png")).astype(int)
+    for half in (last[:, :100], last[:, 108:]):                 # a GIF has 256 colours: near enough
+        assert np.abs(half - grid).mean() < 4
+    assert (last[:, 101:107] > 250).all() and gif.info["duration"] == 3000
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["--n", "0"], ["--n", "must be in 1.."]), (["--n", "-3"], ["--n"]),
+    (["--n", "x"], ["--n", "integer"]),
+    (["--seed", "-1"], ["--seed", "must be in 0..4294967295, not -1"]),
+    (["--seed", str(2 ** 32)], ["--seed"]),
+    (["--out", "s.jpg"], ["s.jpg must end in .png"]), (["--gif", "s.png"], ["must end in .gif"]),
+    (["--device", "tpu9"], ["no device 'tpu9'"]), (["--guidance", "3"], ["unrecognized"]),
+    (["--check", "x"], ["unrecognized"])])
+def test_a_wrong_value_is_one_line_and_writes_nothing(trained, tmp_path, monkeypatch, capsys, argv,
+                                                     words):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    refused(capsys, ["--checkpoint", trained[0], *argv], *words, main=sample.main)
+    assert os.listdir() == []
+
+
+def test_a_missing_checkpoint_and_an_unwritable_out_are_one_line(trained, tmp_path, monkeypatch,
+                                                                capsys):
+    monkeypatch.chdir(tmp_path)
+    refused(capsys, ["--checkpoint", "none.pt"], "none.pt", code=1, main=sample.main)
+    Path("file").write_text("")
+    for flag, name in (("--out", "s.png"), ("--gif", "s.gif"), ("--folder", "s")):
+        monkeypatch.setattr(sample, "load", None)               # it is known before any sampling
+        refused(capsys, ["--checkpoint", trained[0], flag, f"file/{name}"], "file", code=1,
+                main=sample.main)
+
+
+def test_ctrl_c_is_quiet(trained, monkeypatch, capsys):
+    monkeypatch.setattr(sample, "load", lambda *args: exec("raise KeyboardInterrupt"))
+    with pytest.raises(SystemExit) as caught:
+        run("--checkpoint", trained[0])
+    assert caught.value.code == 130
+
+
+def test_warnings_are_one_line(capsys):
+    with sample.one_line_errors("sample.py"), pytest.warns(UserWarning) as caught:
+        DDPM([0.1])
+    import warnings
+    assert warnings.formatwarning(caught[0].message, UserWarning, "f", 1).startswith(
+        "sample.py: warning: alpha_bar_T")
+
+
+# ---- hardware ----
+
+def test_bf16_is_used_where_it_is_fast_and_float32_elsewhere(monkeypatch):
+    cpu = torch.device("cpu")
+    for flags, fast in (("sse avx512_bf16", True), ("amx_bf16", True), ("avx512f avx2", False)):
+        monkeypatch.setattr(sample.Path, "read_text", lambda self, flags=flags: flags)
+        assert sample.fast_bf16(cpu) is fast
+        assert not sample.fast_bf16(torch.device("mps"))
+        with sample.autocast("cpu"):
+            y = torch.nn.functional.linear(torch.ones(1, 2), torch.ones(2, 2))
+        assert y.dtype == (torch.bfloat16 if fast else torch.float32)
+    monkeypatch.setattr(sample.Path, "read_text", lambda self: exec("raise OSError"))
+    assert sample.fast_bf16(cpu) is False
+    for precision, dtype in (("bf16", torch.bfloat16), ("float32", torch.float32)):
+        with sample.autocast(cpu, precision):
+            assert (torch.ones(1, 2) @ torch.ones(2, 2)).dtype == dtype
+    for capability in ((7, 5), (8, 0), (9, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
+        assert sample.fast_bf16(torch.device("cuda")) is (capability >= (8, 0))
+
+
+@pytest.mark.parametrize("cuda, mps, name", [(True, True, "cuda"), (False, True, "mps"),
+                                              (False, False, "cpu")])
+def test_the_first_device_there_is_is_taken(monkeypatch, cuda, mps, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch, "zeros", lambda *args, **kwargs: None)
+    assert sample.pick_device() == torch.device(name)
+    assert sample.pick_device("cpu") == torch.device("cpu")

@@ -1,0 +1,473 @@
+"""Training: each line of the loop against the same arithmetic done here, each promise of a run."""
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import data
+import sample
+import train
+from ddpm import DDPM
+from train import PRESETS, Config
+
+ROOT = Path(__file__).parent.parent
+
+
+class Constant(torch.nn.Module):
+    """A network of one weight w, which predicts w everywhere."""
+
+    def __init__(self, w=5.0):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor(w))
+
+    def forward(self, x_t, t):
+        return self.w + 0 * x_t
+
+
+def pull(ddpm, model, x_0, labels):
+    """A loss whose gradient is known: (w - 3)^2 for each image."""
+    return ((model.w - 3) ** 2).expand(len(x_0)), torch.ones(len(x_0), dtype=torch.int64)
+
+
+def checkpoint(config):
+    return torch.load(Path(config.out, "checkpoint.pt"), weights_only=True)
+
+
+def rows(config):
+    with open(Path(config.out, "log.csv"), newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def same(one, two):
+    """Are two nested structures of tensors, numbers and strings equal, bit for bit?"""
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(two) and all(map(same, one, two))
+    return torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
+
+
+# ---- Algorithm 1 ----
+
+def test_L_simple_is_the_loss_of_each_image_at_times_1_to_T():
+    ddpm, seen = DDPM([0.5, 0.9, 0.9]), []
+
+    def model(x_t, t):
+        seen.append((x_t, t))
+        return torch.zeros_like(x_t)
+
+    x_0 = torch.zeros(3000, 2, 2, 2)
+    losses, t = train.L_simple(ddpm, model, x_0, None)
+    times, counts = t.unique(return_counts=True)
+    assert times.tolist() == [1, 2, 3] and counts.min() > 850
+    x_t, asked = seen[0]
+    assert torch.equal(asked, t)
+    one_minus_alpha_bar = torch.tensor([0.0, 0.5, 0.95, 0.995])[t].reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(losses, (x_t ** 2 / one_minus_alpha_bar).mean((1, 2, 3)))
+
+
+def test_a_step_is_warmed_up_clipped_adam_and_its_ema(config):
+    """Adam written out: the bias-corrected moments of the clipped gradient."""
+    ddpm, ema = train.train(config(lr=0.1, warmup=4, grad_clip=1.0, steps=6), Constant(), pull)
+    w, m, v, average = 5.0, 0.0, 0.0, 5.0
+    for step in range(1, 7):
+        g = 2 * (w - 3)
+        g = g / max(1.0, abs(g))                                # |g| > 1 is clipped to norm 1
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g ** 2
+        w -= 0.1 * min(1, step / 4) * (m / (1 - 0.9 ** step)) / (
+            math.sqrt(v / (1 - 0.999 ** step)) + 1e-8)
+        decay = (1 + step) / (10 + step)
+        average = decay * average + (1 - decay) * w
+    assert checkpoint(config())["model"]["w"].item() == pytest.approx(w, rel=1e-5)
+    assert ema.w.item() == pytest.approx(average, rel=1e-5)
+    assert checkpoint(config())["ema"]["w"].item() == ema.w.item()
+    assert ddpm.T == 5
+
+
+def test_the_ema_decays_no_slower_than_asked(config):
+    _, ema = train.train(config(lr=0.1, warmup=0, ema_decay=0.2, steps=2), Constant(), pull)
+    average = 2 / 11 * 5.0 + 9 / 11 * 4.9                       # Adam's first steps have length lr
+    average = 0.2 * average + 0.8 * 4.8                         # 3 / 12 is more than 0.2
+    assert ema.w.item() == pytest.approx(average, abs=1e-3)
+    ema, model = Constant(1.0), Constant(2.0)
+    train.update_ema(ema, model, 0.9)
+    assert ema.w.item() == pytest.approx(1.1)
+
+
+def test_the_ema_is_frozen_and_in_eval_mode_from_birth(config):
+    _, ema = train.train(config(dropout=0.5, steps=1))
+    assert not any(module.training for module in ema.modules())
+    assert not any(weight.requires_grad for weight in ema.parameters())
+
+
+def test_training_lowers_the_loss_of_a_network(config):
+    train.train(config(steps=40, log_every=5, lr=1e-2, batch_size=16))
+    first, *_, last = (float(row["loss"]) for row in rows(config()))
+    assert 0.7 < first < 1.2 and last < 0.5 * first
+
+
+def test_batches_are_drawn_from_all_images_with_their_labels_and_mirrored_if_asked(config):
+    x = torch.arange(12, dtype=torch.uint8).reshape(6, 1, 1, 2).repeat(1, 3, 1, 1)
+    labels = torch.arange(6)
+    x_0, y = train.draw_batch(x, labels, config(batch_size=4000), torch.device("cpu"))
+    assert x_0.shape == (4000, 3, 1, 2) and x_0.dtype == torch.float32
+    assert torch.equal(x_0, data.to_model(x)[y])
+    assert y.bincount(minlength=6).min() > 550                  # 667 expected of each
+    x_0, y = train.draw_batch(x, labels, config(batch_size=4000, flip=True), torch.device("cpu"))
+    plain = (x_0 == data.to_model(x)[y]).all((1, 2, 3))
+    turned = (x_0 == data.to_model(x)[y].flip(3)).all((1, 2, 3))
+    assert (plain ^ turned).all() and 0.45 < plain.float().mean() < 0.55
+    assert train.draw_batch(x, None, config(), torch.device("cpu"))[1] is None
+
+
+def test_a_paper_can_hand_over_its_network_and_its_loss_with_labels(config):
+    seen = []
+
+    def loss(ddpm, model, x_0, labels):
+        seen.append(labels)
+        assert x_0.abs().max() <= 1 and x_0.shape == (3, 1, 8, 8)
+        return pull(ddpm, model, x_0, labels)
+
+    train.train(config(), Constant(), loss)
+    assert len(seen) == 6 and all(labels.shape == (3,) for labels in seen)
+
+
+def test_losses_are_sorted_by_quarter_of_t():
+    t = torch.arange(1, 13)
+    tally = train.by_quarter(t.float(), t, 12)
+    assert tally.tolist() == [[6, 15, 24, 33], [3, 3, 3, 3]]
+    assert train.by_quarter(torch.ones(2), torch.tensor([1, 2]), 2)[1].tolist() == [1, 0, 1, 0]
+
+
+# ---- what a run leaves ----
+
+def test_a_run_leaves_checkpoint_log_plot_and_samples(config, capsys):
+    train.train(config(steps=6, log_every=2, save_every=4, sample_every=4))
+    out = Path(config().out)
+    assert sorted(os.listdir(out)) == ["checkpoint.pt", "log.csv", "loss.png", "samples",
+                                       "samples.png"]
+    assert os.listdir(out / "samples") == ["000004.png"]
+    assert Image.open(out / "samples.png").size == (8 * 50, 8 * 50)          # 64 of 6 x 8 + 2
+    assert Image.open(out / "samples" / "000004.png").size == (4 * 50, 4 * 50)
+    assert Image.open(out / "loss.png").size == (840, 480)
+    assert [row["step"] for row in rows(config())] == ["2", "4", "6"]
+    for row in rows(config()):
+        assert 0 < float(row["loss"]) < 3 and float(row["images_per_second"]) > 0
+    said = capsys.readouterr().out
+    assert "step 4/6  loss " in said and "img/s" in said and "0:00:0" in said
+    assert f"python sample.py --checkpoint {out / 'checkpoint.pt'}" in said
+    assert "digits: 40 images of 1 x 8 x 8" in said
+
+
+def test_the_log_is_the_mean_over_its_interval(config):
+    losses = iter([1.0, 2, 3, 4, 5, 6])
+
+    def loss(ddpm, model, x_0, labels):
+        return (model.w * 0 + next(losses)).expand(3), torch.tensor([1, 3, 5])
+
+    train.train(config(log_every=4, steps=6), Constant(), loss)
+    first, last = rows(config())
+    assert (first["step"], first["loss"], last["step"]) == ("4", "2.500000", "6")
+    assert float(last["loss"]) == 5.5
+    quarters = [first[q] for q in ("q1", "q2", "q3", "q4")]     # t = 1, 3, 5 of T = 5
+    assert quarters == ["2.500000", "2.500000", "nan", "2.500000"]
+
+
+def test_the_grids_come_from_the_ema_and_the_same_noise(config, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(train, "save_grid", lambda x, path: drawn.append(x))
+    _, ema = train.train(config(steps=2, sample_every=1))
+    assert [len(x) for x in drawn] == [16, 64]
+    ddpm = DDPM(sample.SCHEDULES["cosine"](5))
+    again = sample.draw(ddpm, ema, (64, 1, 8, 8), 0, "float32")
+    assert torch.equal(drawn[1], again)
+
+
+def test_a_checkpoint_is_plain_and_complete(config):
+    train.train(config(steps=3))
+    content = checkpoint(config())
+    assert set(content) == {"config", "step", "model", "ema", "optimizer", "tally", "rng"}
+    assert content["step"] == 3
+    assert content["config"]["channel_mults"] == [1, 2]
+    assert Config(**content["config"]) == config(steps=3)
+    assert not os.path.exists(Path(config().out, "checkpoint.pt.tmp"))
+
+
+def test_a_run_is_resumable_from_its_first_moment(config, monkeypatch):
+    monkeypatch.setattr(train, "draw_batch", lambda *args: exec("raise KeyboardInterrupt"))
+    with pytest.raises(KeyboardInterrupt):
+        train.train(config())
+    assert checkpoint(config())["step"] == 0
+    monkeypatch.undo()
+    train.train(config(), resume=True)
+    assert checkpoint(config())["step"] == 6
+
+
+def test_a_failed_save_leaves_the_last_good_checkpoint(config, monkeypatch):
+    train.train(config(steps=2))
+    before = Path(config().out, "checkpoint.pt").read_bytes()
+    monkeypatch.setattr(os, "replace", lambda *args: exec("raise OSError('disk full')"))
+    with pytest.raises(OSError, match="disk full"):
+        train.save(Path(config().out), config(), 3, Constant(), Constant(),
+                   torch.optim.Adam(Constant().parameters()), torch.zeros(2, 4))
+    assert Path(config().out, "checkpoint.pt").read_bytes() == before
+    assert "checkpoint.pt.tmp" not in os.listdir(config().out)
+
+
+# ---- going on ----
+
+HARD = {"dropout": 0.3, "flip": True, "log_every": 4, "seed": 7}    # everything that draws numbers
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("first", [4, 5])
+def test_N_resume_N_equals_2N_bit_for_bit(config, first, precision):
+    options = {**HARD, "precision": precision}
+    train.train(config(**options, steps=10, out=config().out + "-whole"))
+    train.train(config(**options, steps=first))
+    train.train(config(**options, steps=10), resume=True)
+    whole, parts = checkpoint(config(out=config().out + "-whole")), checkpoint(config())
+    for key in ("step", "model", "ema", "optimizer", "tally", "rng"):
+        assert same(whole[key], parts[key]), key
+    logs = [rows(config(out=config().out + "-whole")), rows(config())]
+    for row in logs[0] + logs[1]:
+        del row["images_per_second"]
+    assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == ["4", "8", "10"]
+
+
+def test_the_samples_and_the_logs_do_not_change_the_run(config):
+    train.train(config(**HARD))
+    train.train(config(**{**HARD, "log_every": 1}, sample_every=1, save_every=1,
+                       out=config().out + "-2"))
+    one, two = checkpoint(config()), checkpoint(config(out=config().out + "-2"))
+    assert all(same(one[key], two[key]) for key in ("model", "ema", "optimizer", "rng"))
+
+
+def test_another_seed_is_another_run(config):
+    train.train(config(steps=1))
+    train.train(config(steps=1, seed=1, out=config().out + "-2"))
+    one, two = checkpoint(config()), checkpoint(config(out=config().out + "-2"))
+    assert not same(one["model"], two["model"]) and not same(one["rng"], two["rng"])
+
+
+def test_rows_logged_after_the_checkpoint_are_written_again(config):
+    train.train(config(steps=4, log_every=1))
+    with open(Path(config().out, "log.csv"), "a") as f:
+        f.write("5,9,9,9,9,9,9\n6,9,9,9,9,9,9\n")               # as if killed before the next save
+    train.train(config(steps=6, log_every=1), resume=True)
+    assert [row["step"] for row in rows(config())] == list("123456")
+    assert all(float(row["loss"]) < 9 for row in rows(config()))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(config, capsys, signum):
+    steps = []
+
+    def loss(ddpm, model, x_0, labels):
+        steps.append(1)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signum)
+        return pull(ddpm, model, x_0, labels)
+
+    before = signal.getsignal(signum)
+    with pytest.raises(SystemExit) as caught:
+        train.train(config(steps=100), Constant(), loss)
+    assert caught.value.code == 128 + signum
+    assert checkpoint(config())["step"] == len(steps) == 3
+    assert f"python train.py --resume --out {config().out}" in capsys.readouterr().out
+    assert signal.getsignal(signum) is before
+    train.train(config(steps=5), Constant(), loss, resume=True)
+    assert checkpoint(config())["step"] == 5
+
+
+def test_a_signal_while_sampling_stops_the_sampling(config, monkeypatch):
+    original = sample.track
+
+    def track(items, *args):
+        for i, item in enumerate(original(items, *args)):
+            if i == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield item
+
+    monkeypatch.setattr(sample, "track", track)
+    with pytest.raises(SystemExit):
+        train.train(config(steps=6, sample_every=3))
+    assert checkpoint(config())["step"] == 3
+    assert not Path(config().out, "samples").exists()
+    with pytest.raises(SystemExit):                             # and in the last grid
+        train.train(config(steps=6), resume=True)
+    assert checkpoint(config())["step"] == 6
+    assert not Path(config().out, "samples.png").exists()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(config, bad):
+    steps = []
+
+    def loss(ddpm, model, x_0, labels):
+        steps.append(1)
+        losses, t = pull(ddpm, model, x_0, labels)
+        return losses * (bad if len(steps) == 4 else 1), t
+
+    with pytest.raises(FloatingPointError, match="checkpoint.pt is from before.*--lr"):
+        train.train(config(steps=100, log_every=50, save_every=3), Constant(), loss)
+    assert len(steps) == 6                                      # noticed at the next save
+    assert checkpoint(config())["step"] == 3
+    assert torch.isfinite(checkpoint(config())["model"]["w"])
+
+
+def test_a_non_finite_loss_is_noticed_at_the_next_log_and_not_saved_by_a_signal(config):
+    def loss(ddpm, model, x_0, labels):
+        os.kill(os.getpid(), signal.SIGINT)
+        return model.w.expand(3) * math.nan, torch.ones(3, dtype=torch.int64)
+
+    with pytest.raises(FloatingPointError, match="step 1;"):
+        train.train(config(log_every=1), Constant(), loss)
+    with pytest.raises(FloatingPointError):
+        train.train(config(log_every=50, out=config().out + "-2"), Constant(), loss)
+    assert checkpoint(config(out=config().out + "-2"))["step"] == 0
+
+
+# ---- the command line ----
+
+def refused(capsys, argv, *words, code=2, main=train.main):
+    """Run main: it must exit with `code` and one line on stderr that has these words."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(arg) for arg in argv])
+    said = capsys.readouterr().err
+    assert caught.value.code == code
+    assert said.count("\n") == 1 and "Traceback" not in said, said
+    assert all(word in said for word in words), said
+
+
+def test_the_command_line_trains_resumes_and_refuses_to_overwrite(config, flags, capsys):
+    train.main(flags())
+    content = Path(config().out, "checkpoint.pt").read_bytes()
+    refused(capsys, flags(), "already holds a run", "--resume", "--out")
+    assert Path(config().out, "checkpoint.pt").read_bytes() == content
+    train.main(["--resume", "--out", config().out, "--steps", "8", "--log-every", "1"])
+    assert checkpoint(config())["step"] == 8
+    assert [row["step"] for row in rows(config())] == ["2", "4", "6", "7", "8"]
+    assert checkpoint(config())["config"]["channels"] == 4
+    refused(capsys, ["--resume", "--out", config().out, "--lr", "1"], "--lr is 0.002 in this run")
+    refused(capsys, ["--resume", "--out", config().out, "--channel-mults", "1,4"], "(1, 2)")
+    refused(capsys, ["--resume", "--out", config().out + "-2"], "nothing to resume")
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["imagenet"], ["invalid choice: 'imagenet'", "cifar10"]),
+    (["--step=5"], ["unrecognized arguments: --step=5"]),
+    (["--steps", "many"], ["--steps", "'many'"]),
+    (["--steps", "0"], ["--steps must be at least 1, not 0"]),
+    (["--T", "0"], ["--T must be at least 1, not 0"]),
+    (["--seed", "-1"], ["--seed must be at least 0, not -1"]),
+    (["--seed", str(2 ** 32)], ["--seed must be below 2^32"]),
+    (["--channels", "2"], ["--channels must be at least 4"]),
+    (["--batch-size", "0"], ["--batch-size must be at least 1"]),
+    (["--num-res-blocks", "0"], ["--num-res-blocks"]),
+    (["--sample-every", "-1"], ["--sample-every must be at least 0"]),
+    (["--warmup", "-1"], ["--warmup must be at least 0"]),
+    (["--schedule", "sigmoid"], ["--schedule must be linear or cosine, not sigmoid"]),
+    (["--variance", "learned"], ["--variance must be beta or beta_tilde"]),
+    (["--precision", "fp16"], ["--precision must be auto or bf16 or float32, not fp16"]),
+    (["--image-channels", "4"], ["--image-channels must be 1 or 3, not 4"]),
+    (["--image-size", "9"], ["--image-size must be divisible by 2 for 2 levels, not 9"]),
+    (["--attention-resolutions", "3"], ["--attention-resolutions", "[8, 4]", "[3]"]),
+    (["--channel-mults", "1,0"], ["--channel-mults must be one positive integer per level"]),
+    (["--channel-mults", ""], ["--channel-mults must be one positive integer per level"]),
+    (["--channel-mults", "1,x"], ["--channel-mults"]),
+    (["--lr", "0"], ["--lr must be positive"]), (["--lr", "nan"], ["--lr must be positive"]),
+    (["--lr", "inf"], ["--lr must be positive"]),
+    (["--grad-clip", "0"], ["--grad-clip must be positive"]),
+    (["--ema-decay", "1"], ["--ema-decay must be at least 0 and below 1"]),
+    (["--ema-decay", "-0.1"], ["--ema-decay must be at least 0 and below 1"]),
+    (["--dropout", "1"], ["--dropout must be at least 0 and below 1"]),
+    (["--dropout", "-0.1"], ["--dropout"]),
+    (["--device", "tpu9"], ["there is no device 'tpu9' here"]),
+    (["--data", "no/such/folder"], ["'no/such/folder' is neither a folder nor one of digits"]),
+])
+def test_a_wrong_value_is_one_line_and_writes_nothing(config, flags, capsys, argv, words):
+    refused(capsys, flags(*argv), *words)
+    assert not Path(config().out).exists()
+
+
+def test_the_folder_preset_asks_for_its_folder(capsys):
+    refused(capsys, ["folder"], "--data must name a data set or a folder of images")
+
+
+def test_an_out_that_cannot_be_written_is_one_line(tmp_path, flags, capsys):
+    (tmp_path / "file").write_text("")
+    refused(capsys, flags("--out", tmp_path / "file" / "run"), "file", code=1)
+
+
+def test_values_at_their_limits_work(config):
+    config(warmup=0, ema_decay=0, dropout=0.99, seed=2 ** 32 - 1, attention_resolutions=())
+    train.train(config(warmup=0, ema_decay=0.0, batch_size=1, T=1, steps=1))
+
+
+def test_a_batch_larger_than_the_data_says_so_and_trains(config, capsys):
+    train.train(config(batch_size=41, steps=1))
+    assert "a batch of 41 drawn from 40 images repeats some" in capsys.readouterr().out
+    train.train(config(batch_size=40, steps=1, out=config().out + "-2"))
+    assert "repeats" not in capsys.readouterr().out
+
+
+def test_every_field_is_a_flag_and_help_explains_it(capsys):
+    with pytest.raises(SystemExit) as caught:
+        train.main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert caught.value.code == 0
+    for f in fields(Config):
+        assert f"--{f.name.replace('_', '-')}" in said and f.metadata["help"] in said
+    assert "cifar10: --data cifar10 --image-size 32" in said and "--channel-mults 1,2,2,2" in said
+
+
+def test_flags_are_parsed_by_the_type_of_their_field():
+    config, resume = train.parse(["mnist", "--lr", "3e-4", "--channel-mults", "1,2,4", "--flip",
+                                  "--attention-resolutions", "", "--T", "7", "--out", "x"])
+    assert not resume and config.data == "mnist" and config.image_size == 28
+    assert (config.lr, config.channel_mults, config.attention_resolutions) == (3e-4, (1, 2, 4), ())
+    assert (config.T, config.flip, config.out) == (7, True, "x")
+    assert train.parse([])[0] == Config(out="runs/digits")
+    assert train.parse(["cifar10", "--no-flip"])[0].out == "runs/cifar10"
+
+
+def test_the_cifar10_preset_is_appendix_B():
+    c = Config(**PRESETS["cifar10"])
+    assert (c.T, c.schedule, c.lr, c.warmup, c.batch_size) == (1000, "linear", 2e-4, 5000, 128)
+    assert (c.ema_decay, c.grad_clip, c.dropout, c.flip, c.steps) == (0.9999, 1, 0.1, True, 800_000)
+    _, net = sample.build(vars(c))
+    assert sum(weight.numel() for weight in net.parameters()) == 35_746_307
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_fits_its_network(preset):
+    config = Config(**{**PRESETS[preset], "data": PRESETS[preset].get("data") or "digits"})
+    with torch.device("meta"):
+        net = sample.UNet(**{name: getattr(config, name) for name in sample.NETWORK})
+    assert net.divisor == 2 ** (len(config.channel_mults) - 1)
+
+
+def test_killed_in_mid_run_it_goes_on(config, flags):
+    """In a process of its own, as a user would: SIGTERM, then --resume."""
+    command = [sys.executable, str(ROOT / "train.py")]
+    run = subprocess.Popen([*command, *flags("--steps", "100000", "--log-every", "1")],
+                           stdout=subprocess.PIPE, text=True)
+    for line in run.stdout:
+        if line.startswith("step"):
+            run.send_signal(signal.SIGTERM)
+            break
+    said = run.stdout.read()
+    assert run.wait() == 128 + signal.SIGTERM and "to go on: python train.py --resume" in said
+    step = checkpoint(config())["step"]
+    subprocess.run([*command, "--resume", "--out", config().out, "--steps", str(step + 2)],
+                   check=True, capture_output=True)
+    assert checkpoint(config())["step"] == step + 2

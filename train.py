@@ -1,0 +1,437 @@
+"""Algorithm 1 of Ho et al. 2020: train eps_theta on a data set.
+
+    python train.py                                 digits, minutes on the CPU of a laptop
+    python train.py mnist --steps 5000              a preset; every field of Config is a flag
+    python train.py cifar10                         the paper's run (appendix B)
+    python train.py folder --data my/images         your own pictures
+    python train.py --resume                        go on with the run in runs/digits
+
+A run fills runs/<preset>/: checkpoint.pt, log.csv, loss.png, samples/, and at the end samples.png.
+
+What to expect: the loss starts at 1.0 (the network starts as 0), falls within a few hundred steps,
+and then hardly moves while the samples go on improving: most of what is left is noise that no
+network could predict.  Watch the loss of the first quarter of t, and the samples.
+"""
+import argparse
+import contextlib
+import copy
+import csv
+import io
+import math
+import signal
+import textwrap
+import threading
+import time
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+import data
+from sample import (Parser, autocast, build, draw, fast_bf16, one_line_errors, pick_device,
+                    read_checkpoint, save_grid)
+from schedules import SCHEDULES
+
+
+def arg(default, help):
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class Config:
+    """Everything a run depends on.  The defaults are the preset `digits`."""
+
+    data: str = arg("digits", "digits, mnist, fashion-mnist, cifar10, or a folder of images")
+    data_dir: str = arg("data", "where data sets are looked for, downloaded to and cached")
+    image_size: int = arg(16, "height and width of the images")
+    image_channels: int = arg(1, "1 for grey, 3 for colour")
+    flip: bool = arg(False, "mirror half of the images (never digits)")
+
+    T: int = arg(1000, "steps of the chain (sec. 4)")
+    schedule: str = arg("linear", "linear (Ho et al.) or cosine (Nichol & Dhariwal)")
+    variance: str = arg("beta", "sigma_t^2 of sampling (sec. 3.2): beta or beta_tilde")
+
+    channels: int = arg(32, "channels of the first level")
+    channel_mults: tuple = arg((1, 2), "channels of each level, as multiples of --channels")
+    num_res_blocks: int = arg(1, "residual blocks per level")
+    attention_resolutions: tuple = arg((8,), "heights of the levels with self-attention")
+    dropout: float = arg(0.0, "in the residual blocks; for long runs on little data")
+
+    steps: int = arg(2000, "optimizer steps")
+    batch_size: int = arg(64, "images per step, drawn with replacement")
+    lr: float = arg(2e-3, "learning rate of Adam")
+    warmup: int = arg(100, "steps over which the learning rate rises from 0")
+    grad_clip: float = arg(1.0, "largest norm of the gradient")
+    ema_decay: float = arg(0.9999, "of the averaged weights; lower while the run is young")
+    precision: str = arg("auto", "bf16, float32, or auto: bf16 where the hardware is fast at it")
+    seed: int = arg(0, "fixes initial weights, order of the data, and noise")
+
+    out: str = arg("runs/digits", "folder of the run; by default runs/<preset>")
+    device: str = arg("auto", "cuda, mps, cpu, or auto: the first there is")
+    log_every: int = arg(100, "steps between lines of the log")
+    sample_every: int = arg(1000, "steps between grids of 16 samples; 0 for none")
+    save_every: int = arg(500, "steps between checkpoints")
+
+    def __post_init__(self):
+        """Raise a ValueError, in terms of the flag, for a value that cannot work."""
+        self.channel_mults = tuple(self.channel_mults)
+        self.attention_resolutions = tuple(self.attention_resolutions)
+        for f in fields(self):
+            if f.type is int and getattr(self, f.name) < LEAST.get(f.name, 1):
+                refuse(f.name, f"must be at least {LEAST.get(f.name, 1)}, not "
+                               f"{getattr(self, f.name)}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                refuse(name, f"must be {' or '.join(map(str, choices))}, not {getattr(self, name)}")
+        for name, good, right in (
+                ("data", self.data, "must name a data set or a folder of images"),
+                ("lr", 0 < self.lr < math.inf, "must be positive"),
+                ("grad_clip", self.grad_clip > 0, "must be positive"),
+                ("ema_decay", 0 <= self.ema_decay < 1, "must be at least 0 and below 1"),
+                ("dropout", 0 <= self.dropout < 1, "must be at least 0 and below 1"),
+                ("seed", self.seed < 2 ** 32, "must be below 2^32"),
+                ("channel_mults", self.channel_mults and min(self.channel_mults) > 0,
+                 "must be one positive integer per level")):
+            if not good:
+                refuse(name, f"{right}, not {getattr(self, name)!r}")
+        levels = [self.image_size // 2 ** i for i in range(len(self.channel_mults))]
+        if self.image_size != levels[-1] * 2 ** (len(levels) - 1):
+            refuse("image_size", f"must be divisible by {2 ** (len(levels) - 1)} for {len(levels)} "
+                                 f"levels, not {self.image_size}")
+        if not set(self.attention_resolutions) <= set(levels):
+            refuse("attention_resolutions", f"must be among the heights of the levels, {levels}, "
+                                            f"not {list(self.attention_resolutions)}")
+
+
+LEAST = {"channels": 4, "sample_every": 0, "warmup": 0, "seed": 0}          # 1 for all others
+CHOICES = {"image_channels": (1, 3), "schedule": tuple(SCHEDULES),
+           "variance": ("beta", "beta_tilde"), "precision": ("auto", "bf16", "float32")}
+MNIST = dict(image_size=28, channel_mults=(1, 2, 2), attention_resolutions=(7,), steps=20_000,
+             batch_size=128, lr=1e-3, sample_every=2000, save_every=1000)
+PRESETS = {
+    "digits": {},
+    "mnist": dict(data="mnist", **MNIST),
+    "fashion-mnist": dict(data="fashion-mnist", **MNIST),
+    "cifar10": dict(      # Ho et al. 2020, appendix B
+        data="cifar10", image_size=32, image_channels=3, flip=True, channels=128,
+        channel_mults=(1, 2, 2, 2), num_res_blocks=2, attention_resolutions=(16,), dropout=0.1,
+        steps=800_000, batch_size=128, lr=2e-4, warmup=5000, sample_every=10_000, save_every=5000),
+    "folder": dict(       # half as wide as the paper's network
+        data="", image_size=64, image_channels=3, flip=True, channels=64,
+        channel_mults=(1, 2, 2, 4), num_res_blocks=2, attention_resolutions=(16,), dropout=0.1,
+        steps=100_000, lr=2e-4, warmup=1000, sample_every=5000, save_every=1000),
+}
+# What may change when a run goes on; anything else would make it another run.
+RESUMABLE = ("data_dir", "steps", "out", "device", "log_every", "sample_every", "save_every")
+
+
+def refuse(name, why):
+    raise ValueError(f"--{name.replace('_', '-')} {why}")
+
+
+# ---- Algorithm 1 ----
+
+def L_simple(ddpm, model, x_0, labels):
+    """Compute what is minimised: Algorithm 1, lines 3 to 5, with the images still apart.
+
+    A paper with another objective hands `train` a function like this one.
+
+    Args:
+        ddpm: DDPM.
+        model: called as model(x_t, t), returns eps_theta.
+        x_0: (B, C, H, W) float images in [-1, 1].
+        labels: (B,) int64, or None; not used here.
+
+    Returns:
+        losses: (B,), whose mean is minimised.
+        t: (B,) int64, the times they belong to, for the log.
+    """
+    t = torch.randint(1, ddpm.T + 1, (len(x_0),), device=x_0.device)         # high is exclusive
+    return ddpm.loss(model, x_0, t, reduction="none").flatten(1).mean(1), t
+
+
+def train(config, model=None, loss=L_simple, resume=False):
+    """Run Algorithm 1 and write the run to config.out.
+
+    Args:
+        config: Config.
+        model: network to train; None builds the U-Net of the config.
+        loss: called as loss(ddpm, model, x_0, labels), see L_simple.
+        resume: go on from config.out/checkpoint.pt.
+
+    Returns:
+        ddpm, ema: the process and the averaged network.
+
+    Raises:
+        ValueError: config.out already holds a run; or, with resume, none that fits.
+        FloatingPointError: a gradient was not finite; the checkpoint is from before.
+        SystemExit: SIGINT or SIGTERM came; the step was finished and saved.
+    """
+    out, device = Path(config.out), pick_device(config.device)
+    if not resume and ((out / "checkpoint.pt").exists() or (out / "log.csv").exists()):
+        raise ValueError(f"{out} already holds a run: --resume goes on with it, --out DIR starts "
+                         "another")
+    if config.precision == "auto":
+        config = replace(config, precision="bf16" if fast_bf16(device) else "float32")
+    x, labels = load_data(config, device)
+    torch.manual_seed(config.seed)
+    ddpm, unet = build(asdict(config))
+    ddpm, model = ddpm.to(device), (unet if model is None else model).to(device)
+    ema = copy.deepcopy(model).eval().requires_grad_(False)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
+    tally = torch.zeros(2, 4, device=device)             # per quarter of t: sum of losses, images
+    finite = torch.ones((), dtype=torch.bool, device=device)
+    state = model, ema, optimizer, tally
+    step = restore(out, device, *state) if resume else begin(out, config, *state)
+    print(f"{sum(weight.numel() for weight in model.parameters()):,} weights, {config.precision} "
+          f"on {device}, to {out}", flush=True)
+
+    since = step, time.monotonic()
+    with until_signal() as stop:
+        while step < config.steps and not stop:
+            step += 1
+            x_0, y = draw_batch(x, labels, config, device)                   # x_0 ~ q(x_0)
+            with autocast(device, config.precision):
+                losses, t = loss(ddpm, model, x_0, y)
+            optimizer.zero_grad()
+            losses.mean().backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * min(1, step / max(1, config.warmup))
+            optimizer.step()
+            update_ema(ema, model, min(config.ema_decay, (1 + step) / (10 + step)))
+            tally += by_quarter(losses.detach(), t, ddpm.T)
+            finite &= norm.isfinite()                # stays on the device: to look would be to wait
+
+            last = step == config.steps
+            if last or step % config.log_every == 0:
+                check(finite, step, out)
+                log(out, config, step, tally, since)
+                since = step, time.monotonic()
+            if last or step % config.save_every == 0:
+                check(finite, step, out)
+                save(out, config, step, *state)
+            if config.sample_every and step % config.sample_every == 0 and not last:
+                sample_grid(out / "samples" / f"{step:06}.png", 16, ddpm, ema, config, stop)
+                since = step, time.monotonic()
+
+        if not stop:
+            sample_grid(out / "samples.png", 64, ddpm, ema, config, stop)
+        if stop:
+            check(finite, step, out)
+            save(out, config, step, *state)
+            print(f"stopped and saved at step {step} of {config.steps}; to go on: "
+                  f"python train.py --resume --out {out}", flush=True)
+            raise SystemExit(128 + stop[0])
+    print(f"wrote {out / 'samples.png'}; for more: "
+          f"python sample.py --checkpoint {out / 'checkpoint.pt'} --n 256", flush=True)
+    return ddpm, ema
+
+
+def load_data(config, device):
+    """Load the images as uint8, onto the device if they fill at most half of what is free there."""
+    x, labels = data.load(config.data, config.image_size, config.image_channels,
+                          data_dir=config.data_dir)
+    print(f"{config.data}: {len(x)} images of {' x '.join(map(str, x.shape[1:]))}")
+    if config.batch_size > len(x):
+        print(f"a batch of {config.batch_size} drawn from {len(x)} images repeats some of them")
+    room = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2 ** 30
+    x = x.to(device) if x.nbytes <= room else x
+    return x, None if labels is None else labels.to(x.device)
+
+
+def draw_batch(x, labels, config, device):
+    """Draw x_0 ~ q(x_0): images in [-1, 1], with replacement, and their labels."""
+    i = torch.randint(len(x), (config.batch_size,), device=x.device)
+    x_0 = data.to_model(x[i].to(device))
+    if config.flip:
+        mirrored = torch.rand(len(x_0), 1, 1, 1, device=device) < 0.5
+        x_0 = torch.where(mirrored, x_0.flip(3), x_0)
+    return x_0, None if labels is None else labels[i].to(device)
+
+
+@torch.no_grad()
+def update_ema(ema, model, decay):
+    """ema <- decay ema + (1 - decay) model, for every weight."""
+    for average, weight in zip(ema.parameters(), model.parameters(), strict=True):
+        average.lerp_(weight, 1 - decay)
+
+
+def by_quarter(losses, t, T):
+    """Return (2, 4): the sum of the losses, and their number, in each quarter of 1..T."""
+    tally = losses.new_zeros(2, 4)
+    return tally.index_add_(1, (t - 1) * 4 // T, torch.stack([losses, torch.ones_like(losses)]))
+
+
+def check(finite, step, out):
+    if not finite:
+        raise FloatingPointError(
+            f"a gradient was not finite at or shortly before step {step}; {out / 'checkpoint.pt'} "
+            "is from before. Try a lower --lr, a longer --warmup or --precision float32")
+
+
+@contextlib.contextmanager
+def until_signal():
+    """Give a list that SIGINT and SIGTERM are put on, so that the step under way is finished."""
+    stop, before = [], {}
+    if threading.current_thread() is threading.main_thread():
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            before[signum] = signal.signal(signum, lambda signum, frame: stop.append(signum))
+    try:
+        yield stop
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+# ---- the files of a run ----
+
+def begin(out, config, *state):
+    """Start a run, with a checkpoint of step 0, so that from here on it can be resumed."""
+    save(out, config, 0, *state)
+    write_log(out, [])
+    return 0
+
+
+def save(out, config, step, model, ema, optimizer, tally):
+    """Replace the checkpoint.  Whatever kills the run, the old or the new one is there, whole."""
+    rng = {"cpu": torch.get_rng_state()}
+    if tally.is_cuda:
+        rng["cuda"] = torch.cuda.get_rng_state(tally.device)
+    plain = {name: list(value) if isinstance(value, tuple) else value
+             for name, value in asdict(config).items()}
+    content = io.BytesIO()                           # so that a full disk fails in a plain write
+    torch.save({"config": plain, "step": step, "model": model.state_dict(), "ema": ema.state_dict(),
+                "optimizer": optimizer.state_dict(), "tally": tally, "rng": rng}, content)
+    with data.replacing(out / "checkpoint.pt") as tmp:
+        tmp.write_bytes(content.getbuffer())
+
+
+def restore(out, device, model, ema, optimizer, tally):
+    """Put everything back to where the checkpoint left it, the log too, and return its step."""
+    path = out / "checkpoint.pt"
+    checkpoint = read_checkpoint(path)
+    try:
+        model.load_state_dict(checkpoint["model"])
+        ema.load_state_dict(checkpoint["ema"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        tally.copy_(checkpoint["tally"])
+        torch.set_rng_state(checkpoint["rng"]["cpu"])
+        if device.type == "cuda" and "cuda" in checkpoint["rng"]:
+            torch.cuda.set_rng_state(checkpoint["rng"]["cuda"], device)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is for sampling only, or of another network") from error
+    step = checkpoint["step"]
+    # What came after the checkpoint comes again, and so does an interval that it cut short.
+    done = step - 1 if tally.any() else step
+    write_log(out, [row for row in read_log(out) if int(row["step"]) <= done])
+    return step
+
+
+def read_log(out):
+    with open(out / "log.csv", newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def write_log(out, rows):
+    with data.replacing(out / "log.csv") as tmp, open(tmp, "w", newline="") as f:
+        writer = csv.DictWriter(f, ("step", "loss", "q1", "q2", "q3", "q4", "images_per_second"))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def log(out, config, step, tally, since):
+    """Print a line, append it to log.csv, and clear the tally when its interval is over."""
+    sums, counts = tally.double().cpu()
+    loss, *quarters = [f"{x:.6f}" for x in (sums.sum() / counts.sum(), *(sums / counts))]
+    per_second = (step - since[0]) / max(time.monotonic() - since[1], 1e-9)
+    left = data.clock((config.steps - step) / per_second)
+    with open(out / "log.csv", "a", newline="") as f:
+        csv.writer(f).writerow([step, loss, *quarters, f"{per_second * config.batch_size:.1f}"])
+    print(f"step {step:>{len(str(config.steps))}}/{config.steps}  loss {loss}  by quarter of t "
+          f"{' '.join(quarter[:6] for quarter in quarters)}  "
+          f"{per_second * config.batch_size:.0f} img/s  {left} left", flush=True)
+    if step % config.log_every == 0:
+        tally.zero_()
+
+
+def plot(out):
+    """Draw log.csv as loss.png: the loss, and the loss of each quarter of t."""
+    rows = read_log(out)
+    axes = Figure(figsize=(7, 4), layout="constrained").subplots()
+    for name, label in {"loss": "all t", "q1": "first quarter of t, least noise", "q2": "second",
+                        "q3": "third", "q4": "last, nearly all noise"}.items():
+        axes.plot([int(row["step"]) for row in rows], [float(row[name]) for row in rows], ".-",
+                  markersize=3, label=label, color="black" if name == "loss" else None)
+    axes.set(xlabel="step", ylabel="L_simple (1: predicting 0)", yscale="log")
+    axes.legend()
+    with data.replacing(out / "loss.png") as tmp:
+        axes.figure.savefig(tmp, format="png", dpi=120)
+
+
+def sample_grid(path, n, ddpm, ema, config, stop):
+    """Draw n samples of the EMA, always from the same noise, as a grid; and the loss beside it."""
+    plot(Path(config.out))
+    shape = (n, config.image_channels, config.image_size, config.image_size)
+    x_0 = draw(ddpm, ema, shape, config.seed, config.precision, f"sampling {path.name}, steps",
+               stop=stop)
+    if x_0 is not None:
+        save_grid(x_0, path)
+
+
+# ---- the command line ----
+
+def parse(argv=None):
+    """Turn the command line into (Config, resume)."""
+    presets = [textwrap.fill(f"{name}: " + " ".join(f"--{k.replace('_', '-')} {show(v)}"
+                                                    for k, v in preset.items()),
+                             width=78, subsequent_indent="    ", break_on_hyphens=False)
+               for name, preset in PRESETS.items() if preset]
+    parser = Parser(description=__doc__, allow_abbrev=False,
+                    epilog="The other presets stand for:\n\n" + "\n".join(presets),
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("preset", nargs="?", default="digits", choices=PRESETS)
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    for f in fields(Config):
+        kind = {bool: {"action": argparse.BooleanOptionalAction},
+                tuple: {"type": integers, "metavar": "N,N,..."}}
+        parser.add_argument(f"--{f.name.replace('_', '-')}", default=argparse.SUPPRESS,
+                            help=f"{f.metadata['help']} ({show(f.default)})",
+                            **kind.get(f.type, {"type": f.type, "metavar": f.type.__name__}))
+    flags = vars(parser.parse_args(argv))
+    preset, resume = flags.pop("preset"), flags.pop("resume")
+    flags.setdefault("out", f"runs/{preset}")
+    if not resume:
+        return Config(**{**PRESETS[preset], **flags}), False
+    path = Path(flags["out"], "checkpoint.pt")
+    if not path.exists():
+        raise ValueError(f"nothing to resume: there is no {path}")
+    try:
+        stored = Config(**read_checkpoint(path)["config"])
+    except TypeError as error:
+        raise ValueError(f"{path} was made by another version of train.py: {error}") from error
+    for name, value in flags.items():
+        if name not in RESUMABLE and value != getattr(stored, name):
+            refuse(name, f"is {getattr(stored, name)} in this run; it cannot change on the way")
+    return replace(stored, **flags), True
+
+
+def integers(text):
+    """Parse "1,2,2" into (1, 2, 2), and "" into ()."""
+    return tuple(int(part) for part in text.split(",") if part)
+
+
+def show(value):
+    return ",".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def main(argv=None):
+    with one_line_errors("train.py"):
+        config, resume = parse(argv)
+        train(config, resume=resume)
+
+
+if __name__ == "__main__":
+    main()
