@@ -114,7 +114,7 @@ def test_the_wiring_is_a_u():
 
 
 def test_the_time_survives_the_normalisation_after_it_however_few_the_channels():
-    """In a group of one channel GroupNorm would subtract the time: it is the same for all pixels."""
+    """In a group of one channel GroupNorm would subtract the time, the same for all pixels."""
     for channels in (4, 8, 16, 32):
         net = small(channels=channels, channel_mults=(1,), attention_resolutions=())
         x_t = torch.randn(1, 1, 8, 8)
