@@ -346,6 +346,10 @@ def replacing(path):
         with open(tmp, "rb+") as f:
             os.fsync(f.fileno())
         os.replace(tmp, path)
+    except OSError as error:
+        if error.errno and error.filename is None:
+            error.filename = str(path)                       # a full disk does not say where
+        raise
     finally:
         tmp.unlink(missing_ok=True)
 

@@ -55,7 +55,7 @@ class DDPM(nn.Module):
                 float32; or variance is neither of the two.
         """
         super().__init__()
-        beta = torch.as_tensor(beta, dtype=torch.float64).cpu()
+        beta = torch.as_tensor(beta, dtype=torch.float64, device="cpu")
         if beta.dim() != 1 or len(beta) == 0:
             raise ValueError(f"beta must be beta_1..beta_T in shape (T,), not {tuple(beta.shape)}")
         if not ((beta > 0) & (beta < 1)).all():                   # so written, it refuses NaN too

@@ -118,10 +118,11 @@ def batches(ddpm, model, config, n, seed, frames=None):
     """Yield n images in batches (B, C, H, W) of bounded size, on the CPU; frames: of the first."""
     C, H = config["image_channels"], config["image_size"]
     size = max(1, min(256, 2 ** 18 // H ** 2))
+    precision = "float32" if config.get("precision") == "float32" else "auto"
     for i, start in enumerate(range(0, n, size)):
         label = f"sampling {start + 1}..{min(start + size, n)} of {n}, steps"
-        yield draw(ddpm, model, (min(size, n - start), C, H, H), (seed << 24) + i, label=label,
-                   frames=frames if i == 0 else None).cpu()
+        yield draw(ddpm, model, (min(size, n - start), C, H, H), (seed << 24) + i, precision, label,
+                   frames if i == 0 else None).cpu()
 
 
 def grid(x):

@@ -1,4 +1,5 @@
 """Data: exact pixels in, exact pixels out, from files that the tests make themselves."""
+import errno
 import functools
 import gzip
 import hashlib
@@ -442,6 +443,9 @@ def test_replacing_moves_only_what_is_complete(tmp_path):
     with pytest.raises(RuntimeError), data.replacing(path) as tmp:
         tmp.write_text("tw")
         raise RuntimeError
+    with pytest.raises(OSError, match="No space left on device: .*new.file"):
+        with data.replacing(path) as tmp:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert path.read_text() == "one"
     assert os.listdir(tmp_path / "new") == ["file"]
 

@@ -160,6 +160,17 @@ def test_many_images_come_in_batches_of_bounded_size_and_none_twice(monkeypatch)
     assert next(sample.batches(ddpm, zero, config, 2, seed=0)).shape == (1, 3, 1024, 1024)
 
 
+@pytest.mark.parametrize("precision, used", [("float32", "float32"), ("bf16", "auto"),
+                                             (None, "auto")])
+def test_a_run_in_float32_is_sampled_in_float32(monkeypatch, precision, used):
+    asked = []
+    original = sample.autocast
+    monkeypatch.setattr(sample, "autocast", lambda *args: asked.append(args[1]) or original(*args))
+    config = {"image_channels": 1, "image_size": 4, "precision": precision}
+    next(sample.batches(DDPM(cosine_beta_schedule(3)), zero, config, 1, seed=0))
+    assert asked == [used]
+
+
 # ---- pictures ----
 
 @pytest.mark.parametrize("N, rows, columns", [(1, 1, 1), (2, 1, 2), (5, 2, 3), (64, 8, 8),
@@ -203,7 +214,7 @@ def test_without_a_checkpoint_the_newest_run_is_sampled(trained, tmp_path, monke
     said = capsys.readouterr().out
     assert "64 samples of runs/new/checkpoint.pt on cpu" in said and "wrote samples.png" in said
     _, ddpm, model = sample.load(trained[0])
-    expected = sample.grid(sample.draw(ddpm, model, (64, 1, 8, 8), 0))
+    expected = sample.grid(sample.draw(ddpm, model, (64, 1, 8, 8), 0, "float32"))
     assert np.array_equal(np.asarray(Image.open("samples.png")), np.asarray(expected))
 
 
@@ -227,7 +238,7 @@ def test_a_folder_gets_lossless_pngs_and_no_grid(trained, tmp_path, monkeypatch,
     assert sorted(os.listdir("many")) == ["000000.png", "000001.png", "000002.png"]
     assert not Path("samples.png").exists()
     _, ddpm, model = sample.load(trained[0])
-    expected = data.to_uint8(sample.draw(ddpm, model, (3, 1, 8, 8), 0))
+    expected = data.to_uint8(sample.draw(ddpm, model, (3, 1, 8, 8), 0, "float32"))
     for i in range(3):
         assert np.array_equal(np.asarray(Image.open(f"many/{i:06}.png")), expected[i, 0].numpy())
 
