@@ -53,6 +53,7 @@ MD5 = {
     "fashion-mnist/t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
     f"cifar10/{CIFAR10_ARCHIVE}": "c32a1d4ab5d03f1284b67883e8d87530",
 }
+KEYS = {md5: key for key, md5 in MD5.items()}
 LARGEST = 2 ** 28                                         # bytes; no file above is larger
 # What a folder may hold. EPS and the like are left out: Pillow runs another program to read them.
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF",
@@ -158,10 +159,14 @@ def digits(image_size=16, n=10_000, seed=0):
 # ---- MNIST, Fashion-MNIST, CIFAR-10 ----
 
 def mnist(name, split, data_dir):
-    images, labels = (find(name, file, data_dir) or download(name, file + ".gz", data_dir)
-                      for file in MNIST_FILES[split])
-    x, labels = read_idx(images, 3)[:, None], read_idx(labels, 1)
-    return x, check_labels(x, labels, images)
+    paths = [find(name, file, data_dir) or download(name, file + ".gz", data_dir)
+             for file in MNIST_FILES[split]]
+    for path in paths:                           # both data sets have files of the same names
+        key = KEYS.get(hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest(), name)
+        if not key.startswith(name):
+            raise ValueError(f"{path} is the file {key}, not one of {name}")
+    x, labels = read_idx(paths[0], 3)[:, None], read_idx(paths[1], 1)
+    return x, check_labels(x, labels, paths[0])
 
 
 def cifar10(split, data_dir):
@@ -251,9 +256,12 @@ def folder(root, image_size, image_channels, data_dir):
     it is never stale, and replaces what the same folder had before.  A file that cannot be read is
     named and skipped.
     """
+    def fail(error):                             # os.walk would pass over what it cannot open
+        raise error
+
     files = sorted(os.path.normpath(os.path.join(os.path.relpath(where, root), name))
-                   for where, _, names in os.walk(root) for name in names
-                   if os.path.splitext(name)[1].lower() in FORMATS)
+                   for where, _, names in os.walk(root, onerror=fail) for name in names
+                   if os.path.splitext(name)[1].lower() in FORMATS and not name.startswith("."))
     if not files:
         raise ValueError(f"no images in {root} (looked for {', '.join(FORMATS)})")
     names = [os.path.basename(os.path.dirname(file)) for file in files]      # "" in root itself
@@ -291,9 +299,11 @@ def decode_all(root, files, image_size, image_channels, cache):
             return error
 
     kept = []
-    with replacing(cache) as tmp, ThreadPoolExecutor() as pool:
-        x = np.lib.format.open_memmap(tmp, "w+", np.uint8,
-                                      (len(files), image_channels, image_size, image_size))
+    shape = (len(files), image_channels, image_size, image_size)
+    with replacing(cache) as tmp, ThreadPoolExecutor() as pool, open(tmp, "wb") as f:
+        np.lib.format.write_array_header_1_0(f, {"descr": "|u1", "fortran_order": False,
+                                                 "shape": shape})
+        size = f.tell() + math.prod(shape)
         chunks = (files[i:i + 1024] for i in range(0, len(files), 1024))     # bounds the memory
         images = (image for chunk in chunks for image in pool.map(attempt, chunk))
         for i, image in enumerate(track(images, f"reading {root}", len(files))):
@@ -303,15 +313,15 @@ def decode_all(root, files, image_size, image_channels, cache):
                     raise ValueError(f"more than 1% of the {len(files)} images in {root} "
                                      "cannot be read")
             else:
-                x[len(kept)] = image
+                f.write(image.tobytes())
                 kept.append(i)
-        x.flush()
-        del x                                     # Windows moves no file that is mapped
-        with replacing(cache.with_suffix(".kept.npy")) as tmp_kept, open(tmp_kept, "wb") as f:
-            np.save(f, np.array(kept))
-    for old in cache.parent.glob(cache.name.split("-")[0] + "-*"):
+        f.truncate(size)                         # as the header says; the last rows may be void
+        with replacing(cache.with_suffix(".kept.npy")) as tmp, open(tmp, "wb") as f_kept:
+            np.save(f_kept, np.array(kept))
+    for old in cache.parent.glob(cache.name.split("-")[0] + "-*.npy"):
         if not old.name.startswith(cache.stem):
-            old.unlink()
+            with contextlib.suppress(OSError):   # another program may be using it
+                old.unlink()
     return kept
 
 
@@ -340,7 +350,7 @@ def replacing(path):
     """Give a temporary name beside `path`, and move it there only if the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(path.name + ".tmp")
+    tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")     # two programs may write one file
     try:
         yield tmp
         with open(tmp, "rb+") as f:
@@ -363,7 +373,7 @@ def track(items, label, total=None):
         yield item
         now = time.monotonic()
         if now - shown > (0.2 if terminal else 15) or (terminal and done == total):
-            rate, shown = done / (now - start), now
+            rate, shown = done / max(now - start, 1e-9), now
             print(f"{label}: {done}/{total}, {rate:.3g}/s, {clock((total - done) / rate)} left  ",
                   end="\r" if terminal and done < total else "\n", file=sys.stderr, flush=True)
 

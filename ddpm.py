@@ -67,7 +67,7 @@ class DDPM(nn.Module):
         beta = torch.cat([beta.new_zeros(1), beta])                  # (T + 1,): beta_0 = 0
         alpha = 1 - beta
         alpha_bar = alpha.cumprod(0)                                 # alpha_bar_0 = 1
-        # 1 - alpha_bar is stored as well: taken in float32 it would be wrong by 1.7e-4 at t = 1.
+        # Stored as well: taken in float32 it would be off by a factor of 1 + 1.7e-4 at t = 1.
         one_minus_alpha_bar = 1 - alpha_bar
         beta_tilde = torch.zeros_like(beta)
         beta_tilde[1:] = one_minus_alpha_bar[:-1] / one_minus_alpha_bar[1:] * beta[1:]    # Eq. 7
@@ -106,7 +106,7 @@ class DDPM(nn.Module):
                 + at(self.one_minus_alpha_bar, t, x_0).sqrt() * eps)
 
     def posterior_mean(self, x_0, x_t, t):
-        """Return mu-tilde_t(x_t, x_0), the mean of q(x_{t-1} | x_t, x_0).  Ho et al. 2020, Eq. 7.
+        """Return mu-tilde_t(x_t, x_0), the mean of q(x_{t-1} | x_t, x_0).  Ho et al. 2020, Eq. 6-7.
 
             mu_tilde = sqrt(alpha_bar_{t-1}) beta_t / (1 - alpha_bar_t) x_0
                      + sqrt(alpha_t) (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) x_t
@@ -170,56 +170,17 @@ class DDPM(nn.Module):
 
     # ---- Algorithm 2: sampling ----
 
-    def estimate_x_0(self, model, x_t, t, clip=True):
-        """Ask the model for eps_theta(x_t, t) and return x_0_hat, Eq. 15, clipped to [-1, 1].
-
-        Clipping is not in the paper's Algorithm 2, but in the authors' code, and it belongs here,
-        before the posterior mean.  An error in eps_theta is sqrt(1 / alpha_bar_t - 1) times as
-        large in x_0_hat: 157 times at t = T = 1000 (linear), 20,291 times (cosine).
-
-        Args:
-            model: called as model(x_t, t), returns eps_theta.
-            x_t: (B, C, H, W) noisy images.
-            t: their time, an int in 1..T.
-            clip: False leaves x_0_hat as it is.
-
-        Returns:
-            (B, C, H, W) x_0_hat.
-        """
-        eps_theta = model(x_t, torch.full((len(x_t),), t, device=x_t.device))
-        x_0_hat = self.predict_x_0(x_t, t, eps_theta)
-        return x_0_hat.clamp(-1, 1) if clip else x_0_hat
-
-    def posterior_sample(self, x_0_hat, x_t, t, generator=None):
-        """Draw x_{t-1} given x_t and x_0_hat.  Ho et al. 2020, Algorithm 2, lines 3 and 4.
-
-            x_{t-1} = mu_tilde_t(x_t, x_0_hat) + sigma_t z,   z ~ N(0, I) if t > 1, else z = 0
-
-        Where x_0_hat was not clipped, mu_tilde_t(x_t, x_0_hat) is mu_theta(x_t, t), Eq. 11.
-
-        Args:
-            x_0_hat: (B, C, H, W) estimate of the clean images.
-            x_t: (B, C, H, W) noisy images.
-            t: their time, an int in 1..T.
-            generator: torch.Generator on the device of x_t, for reproducible noise.
-
-        Returns:
-            (B, C, H, W) images x_{t-1}.
-        """
-        z = torch.zeros_like(x_t)
-        if t > 1:
-            z = torch.randn(x_t.shape, generator=generator, device=x_t.device, dtype=x_t.dtype)
-        return self.posterior_mean(x_0_hat, x_t, t) + self.sigma[t] * z
-
     @torch.no_grad()
     def p_sample(self, model, x_t, t, clip=True, generator=None):
-        """Draw x_{t-1} ~ p_theta(x_{t-1} | x_t): one step of Algorithm 2.
+        """Draw x_{t-1} ~ p_theta(x_{t-1} | x_t): one step of Algorithm 2, Ho et al. 2020.
+
+            x_{t-1} = mu_tilde_t(x_t, x_0_hat) + sigma_t z,   z ~ N(0, I) if t > 1, else z = 0
 
         Args:
             model: called as model(x_t, t), returns eps_theta.
             x_t: (B, C, H, W) noisy images.
             t: the time of x_t, an int in 1..T.
-            clip: clip x_0_hat to [-1, 1] before the mean is taken.
+            clip: clip x_0_hat to [-1, 1].
             generator: torch.Generator on the device of x_t, for reproducible noise.
 
         Returns:
@@ -232,18 +193,33 @@ class DDPM(nn.Module):
             raise ValueError(f"t runs from T = {self.T} down to 1; there is no step from t = {t}")
         return self.posterior_sample(self.estimate_x_0(model, x_t, t, clip), x_t, t, generator)
 
+    def estimate_x_0(self, model, x_t, t, clip=True):
+        """Ask the model for eps_theta(x_t, t) and return x_0_hat: the first half of p_sample.
+
+        Clipping is not in the paper's Algorithm 2, but in the authors' code, and it belongs here,
+        before the posterior mean.  An error in eps_theta is sqrt(1 / alpha_bar_t - 1) times as
+        large in x_0_hat: 157 times at t = T = 1000 (linear), 20,291 times (cosine).
+        """
+        eps_theta = model(x_t, torch.full((len(x_t),), t, device=x_t.device))
+        x_0_hat = self.predict_x_0(x_t, t, eps_theta)
+        return x_0_hat.clamp(-1, 1) if clip else x_0_hat
+
+    def posterior_sample(self, x_0_hat, x_t, t, generator=None):
+        """Draw x_{t-1} given x_t and x_0_hat; the second half of p_sample.
+
+        Where x_0_hat was not clipped, its mean is the paper's mu_theta(x_t, t), Eq. 11.
+        """
+        z = torch.zeros_like(x_t)
+        if t > 1:
+            z = torch.randn(x_t.shape, generator=generator, device=x_t.device, dtype=x_t.dtype)
+        return self.posterior_mean(x_0_hat, x_t, t) + self.sigma[t] * z
+
     @torch.no_grad()
     def reverse_process(self, model, x_T, clip=True, generator=None):
-        """Run Algorithm 2 and yield (t, x_t, x_0_hat) at every t = T, T - 1, ..., 0.
-
-        Args:
-            model: called as model(x_t, t), T times, returns eps_theta.
-            x_T: (B, C, H, W) standard normal noise.
-            clip: clip x_0_hat to [-1, 1] in every step.
-            generator: torch.Generator on the device of x_T, for reproducible noise.
+        """Run Algorithm 2 from x_T, (B, C, H, W) noise; its other arguments are p_sample's.
 
         Yields:
-            t, an int; x_t; and x_0_hat, the estimate made from x_t (at t = 0, x_0 itself).
+            t = T, T - 1, ..., 0; x_t; and x_0_hat, the estimate made from x_t (at t = 0, x_0).
         """
         x_t = x_T
         for t in range(self.T, 0, -1):
@@ -253,13 +229,10 @@ class DDPM(nn.Module):
         yield 0, x_t, x_t
 
     def sample(self, model, shape, clip=True, generator=None):
-        """Draw x_0 ~ p_theta(x_0).  Ho et al. 2020, Algorithm 2.
+        """Draw x_0 ~ p_theta(x_0): all of Algorithm 2.  Its arguments are p_sample's, and
 
         Args:
-            model: called as model(x_t, t), returns eps_theta.
             shape: (B, C, H, W) of the images.
-            clip: clip x_0_hat to [-1, 1] in every step.
-            generator: torch.Generator on the device of this module, for reproducible noise.
 
         Returns:
             (B, C, H, W) float images x_0.

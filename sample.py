@@ -9,6 +9,7 @@ The weights are always the EMA.  --seed fixes the pictures for a given --n on a 
 """
 import argparse
 import contextlib
+import io
 import math
 import os
 import sys
@@ -89,22 +90,20 @@ def load(checkpoint, device="cpu", model=None):
     return config, ddpm.to(device), model.to(device).eval().requires_grad_(False)
 
 
-def draw(ddpm, model, shape, seed, precision="auto", label="sampling", frames=None, stop=()):
+def draw(ddpm, model, shape, generator, precision="auto", label="sampling", frames=None, stop=()):
     """Run Algorithm 2 with progress.
 
     Args:
         shape: (B, C, H, W).
-        seed: fixes the noise, apart from all other random numbers of the program.
+        generator: torch.Generator on the device of ddpm; all noise comes from it.
         frames: a list that some 50 pairs (x_t, x_0_hat) of at most 64 images are put on, or None.
         stop: looked at after each step; once it is true (a list that is filled) the run ends.
 
     Returns:
         (B, C, H, W) float images x_0, or None if stopped.
     """
-    device = ddpm.beta.device
-    generator = torch.Generator(device).manual_seed(seed)
-    x_T = torch.randn(shape, generator=generator, device=device)
-    with autocast(device, precision):
+    x_T = torch.randn(shape, generator=generator, device=generator.device)
+    with autocast(generator.device, precision):
         process = ddpm.reverse_process(model, x_T, generator=generator)
         for t, x_t, x_0_hat in track(process, label, ddpm.T + 1):
             if frames is not None and (t == ddpm.T or t % math.ceil(ddpm.T / 50) == 0):
@@ -119,10 +118,11 @@ def batches(ddpm, model, config, n, seed, frames=None):
     C, H = config["image_channels"], config["image_size"]
     size = max(1, min(256, 2 ** 18 // H ** 2))
     precision = "float32" if config.get("precision") == "float32" else "auto"
-    for i, start in enumerate(range(0, n, size)):
+    generator = torch.Generator(ddpm.beta.device).manual_seed(seed)
+    for start in range(0, n, size):
         label = f"sampling {start + 1}..{min(start + size, n)} of {n}, steps"
-        yield draw(ddpm, model, (min(size, n - start), C, H, H), (seed << 24) + i, precision, label,
-                   frames if i == 0 else None).cpu()
+        yield draw(ddpm, model, (min(size, n - start), C, H, H), generator, precision, label,
+                   frames if start == 0 else None).cpu()
 
 
 def grid(x):
@@ -168,9 +168,11 @@ def pick_device(name="auto"):
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"there is no device {name!r} here; --device auto finds one") from error
-    return device
+        if device.type in ("cuda", "mps", "cpu"):
+            return device
+    except Exception:                                # each backend has an error of its own
+        pass
+    raise ValueError(f"there is no device {name!r} here; --device auto finds one")
 
 
 def autocast(device, precision="auto"):
@@ -214,11 +216,17 @@ def integer(minimum, maximum=2 ** 32 - 1):
 def one_line_errors(prog):
     """Say what went wrong in one line on stderr; exit with 2 for a wrong value, else with 1."""
     warnings.formatwarning = lambda message, *_: f"{prog}: warning: {message}\n"
+    if isinstance(sys.stdout, io.TextIOWrapper):     # a pipe on Windows may not know every letter
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
-    except (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)
+    except (MemoryError, RuntimeError) as error:
+        if not any(sign in repr(error) for sign in ("MemoryError", "out of memory", "t allocate")):
+            raise
+        sys.exit(f"{prog}: out of memory; smaller images, a smaller network or batch would fit")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -245,15 +253,17 @@ def main(argv=None):
 
 def run(args):
     for path, suffix in ((args.out, ".png"), (args.gif, ".gif")):
-        if path is not None and path.suffix.lower() != suffix:
-            raise ValueError(f"{path} must end in {suffix}")
-    for path in (args.gif, args.folder / "x.png" if args.folder else args.out):
-        if path is not None:                               # now, and not when the samples are there
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=path.parent).close()
+        if path is not None and (path.suffix.lower() != suffix or path.is_dir()):
+            raise ValueError(f"{path} must be a file name that ends in {suffix}")
+    if args.folder and args.folder.is_dir() and any(args.folder.iterdir()):
+        raise ValueError(f"{args.folder} is not empty: old and new samples would mix")
     device = pick_device(args.device)
     checkpoint = args.checkpoint or newest_checkpoint()
     config, ddpm, model = load(checkpoint, device)
+    for path in (args.gif, args.folder / "x.png" if args.folder else args.out):
+        if path is not None:                         # now, and not when the samples are there
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path.parent).close()
     print(f"{args.n} samples of {checkpoint} on {device}")
 
     frames = [] if args.gif else None

@@ -18,6 +18,7 @@ import copy
 import csv
 import io
 import math
+import shlex
 import signal
 import textwrap
 import threading
@@ -34,9 +35,10 @@ from sample import (Parser, autocast, build, draw, fast_bf16, one_line_errors, p
                     read_checkpoint, save_grid)
 from schedules import SCHEDULES
 
+COLUMNS = ("step", "loss", "q1", "q2", "q3", "q4", "images_per_second")
 
-def arg(default, help):
-    return field(default=default, metadata={"help": help})
+def arg(default, help, least=None, choices=None):
+    return field(default=default, metadata={"help": help, "least": least, "choices": choices})
 
 
 @dataclass
@@ -45,86 +47,87 @@ class Config:
 
     data: str = arg("digits", "digits, mnist, fashion-mnist, cifar10, or a folder of images")
     data_dir: str = arg("data", "where data sets are looked for, downloaded to and cached")
-    image_size: int = arg(16, "height and width of the images")
-    image_channels: int = arg(1, "1 for grey, 3 for colour")
+    image_size: int = arg(16, "height and width of the images", least=1)
+    image_channels: int = arg(1, "1 for grey, 3 for colour", choices=(1, 3))
     flip: bool = arg(False, "mirror half of the images (never digits)")
 
-    T: int = arg(1000, "steps of the chain (sec. 4)")
-    schedule: str = arg("linear", "linear (Ho et al.) or cosine (Nichol & Dhariwal)")
-    variance: str = arg("beta", "sigma_t^2 of sampling (sec. 3.2): beta or beta_tilde")
+    T: int = arg(1000, "steps of the chain (sec. 4)", least=1)
+    schedule: str = arg("linear", "linear (Ho et al.) or cosine (Nichol & Dhariwal)",
+                        choices=tuple(SCHEDULES))
+    variance: str = arg("beta", "sigma_t^2 of sampling (sec. 3.2): beta or beta_tilde",
+                        choices=("beta", "beta_tilde"))
 
-    channels: int = arg(32, "channels of the first level")
+    channels: int = arg(32, "channels of the first level", least=4)
     channel_mults: tuple = arg((1, 2), "channels of each level, as multiples of --channels")
-    num_res_blocks: int = arg(1, "residual blocks per level")
+    num_res_blocks: int = arg(1, "residual blocks per level", least=1)
     attention_resolutions: tuple = arg((8,), "heights of the levels with self-attention")
-    dropout: float = arg(0.0, "in the residual blocks; for long runs on little data")
+    dropout: float = arg(0.0, "in the residual blocks; for long runs on little data", least=0)
 
-    steps: int = arg(2000, "optimizer steps")
-    batch_size: int = arg(64, "images per step, drawn with replacement")
+    steps: int = arg(2800, "optimizer steps", least=1)
+    batch_size: int = arg(32, "images per step, drawn with replacement", least=1)
     lr: float = arg(2e-3, "learning rate of Adam")
-    warmup: int = arg(100, "steps over which the learning rate rises from 0")
+    warmup: int = arg(100, "steps over which the learning rate rises from 0", least=0)
     grad_clip: float = arg(1.0, "largest norm of the gradient")
-    ema_decay: float = arg(0.9999, "of the averaged weights; lower while the run is young")
-    precision: str = arg("auto", "bf16, float32, or auto: bf16 where the hardware is fast at it")
-    seed: int = arg(0, "fixes initial weights, order of the data, and noise")
+    ema_decay: float = arg(0.9999, "of the averaged weights; lower while the run is young", least=0)
+    precision: str = arg("auto", "bf16, float32, or auto: bf16 where the hardware is fast at it",
+                         choices=("auto", "bf16", "float32"))
+    seed: int = arg(0, "fixes initial weights, order of the data, and noise", least=0)
 
     out: str = arg("runs/digits", "folder of the run; by default runs/<preset>")
     device: str = arg("auto", "cuda, mps, cpu, or auto: the first there is")
-    log_every: int = arg(100, "steps between lines of the log")
-    sample_every: int = arg(1000, "steps between grids of 16 samples; 0 for none")
-    save_every: int = arg(500, "steps between checkpoints")
+    log_every: int = arg(100, "steps between lines of the log", least=1)
+    sample_every: int = arg(1400, "steps between grids of 16 samples; 0 for none", least=0)
+    save_every: int = arg(500, "steps between checkpoints", least=1)
 
     def __post_init__(self):
         """Raise a ValueError, in terms of the flag, for a value that cannot work."""
+        for f in fields(self):
+            value, choices = getattr(self, f.name), f.metadata["choices"]
+            least = f.metadata["least"]
+            if least is not None and not least <= value:
+                refuse(f.name, f"must be at least {least}, not {value}")
+            if choices and value not in choices:
+                refuse(f.name, f"must be {' or '.join(map(str, choices))}, not {value}")
         self.channel_mults = tuple(self.channel_mults)
         self.attention_resolutions = tuple(self.attention_resolutions)
-        for f in fields(self):
-            if f.type is int and getattr(self, f.name) < LEAST.get(f.name, 1):
-                refuse(f.name, f"must be at least {LEAST.get(f.name, 1)}, not "
-                               f"{getattr(self, f.name)}")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                refuse(name, f"must be {' or '.join(map(str, choices))}, not {getattr(self, name)}")
+        if not self.channel_mults or min(self.channel_mults) < 1:
+            refuse("channel_mults", "must be one positive integer per level, not "
+                                    f"{list(self.channel_mults)}")
+        heights = [self.image_size // 2 ** i for i in range(len(self.channel_mults))]
         for name, good, right in (
                 ("data", self.data, "must name a data set or a folder of images"),
+                ("out", self.out, "must name a folder"),
                 ("lr", 0 < self.lr < math.inf, "must be positive"),
                 ("grad_clip", self.grad_clip > 0, "must be positive"),
-                ("ema_decay", 0 <= self.ema_decay < 1, "must be at least 0 and below 1"),
-                ("dropout", 0 <= self.dropout < 1, "must be at least 0 and below 1"),
+                ("ema_decay", self.ema_decay < 1, "must be below 1"),
+                ("dropout", self.dropout < 1, "must be below 1"),
                 ("seed", self.seed < 2 ** 32, "must be below 2^32"),
-                ("channel_mults", self.channel_mults and min(self.channel_mults) > 0,
-                 "must be one positive integer per level")):
+                ("image_size", self.image_size == heights[-1] * 2 ** (len(heights) - 1),
+                 f"must be divisible by {2 ** (len(heights) - 1)}, for {len(heights)} levels"),
+                ("attention_resolutions", set(self.attention_resolutions) <= set(heights),
+                 f"must be among the heights of the levels, {heights}")):
             if not good:
                 refuse(name, f"{right}, not {getattr(self, name)!r}")
-        levels = [self.image_size // 2 ** i for i in range(len(self.channel_mults))]
-        if self.image_size != levels[-1] * 2 ** (len(levels) - 1):
-            refuse("image_size", f"must be divisible by {2 ** (len(levels) - 1)} for {len(levels)} "
-                                 f"levels, not {self.image_size}")
-        if not set(self.attention_resolutions) <= set(levels):
-            refuse("attention_resolutions", f"must be among the heights of the levels, {levels}, "
-                                            f"not {list(self.attention_resolutions)}")
 
 
-LEAST = {"channels": 4, "sample_every": 0, "warmup": 0, "seed": 0}          # 1 for all others
-CHOICES = {"image_channels": (1, 3), "schedule": tuple(SCHEDULES),
-           "variance": ("beta", "beta_tilde"), "precision": ("auto", "bf16", "float32")}
 MNIST = dict(image_size=28, channel_mults=(1, 2, 2), attention_resolutions=(7,), steps=20_000,
              batch_size=128, lr=1e-3, sample_every=2000, save_every=1000)
 PRESETS = {
     "digits": {},
     "mnist": dict(data="mnist", **MNIST),
     "fashion-mnist": dict(data="fashion-mnist", **MNIST),
-    "cifar10": dict(      # Ho et al. 2020, appendix B
+    "cifar10": dict(      # Ho et al. 2020, appendix B; warm-up and clipping from the authors' code
         data="cifar10", image_size=32, image_channels=3, flip=True, channels=128,
         channel_mults=(1, 2, 2, 2), num_res_blocks=2, attention_resolutions=(16,), dropout=0.1,
         steps=800_000, batch_size=128, lr=2e-4, warmup=5000, sample_every=10_000, save_every=5000),
     "folder": dict(       # half as wide as the paper's network
         data="", image_size=64, image_channels=3, flip=True, channels=64,
         channel_mults=(1, 2, 2, 4), num_res_blocks=2, attention_resolutions=(16,), dropout=0.1,
-        steps=100_000, lr=2e-4, warmup=1000, sample_every=5000, save_every=1000),
+        steps=100_000, batch_size=64, lr=2e-4, warmup=1000, sample_every=5000, save_every=1000),
 }
-# What may change when a run goes on; anything else would make it another run.
-RESUMABLE = ("data_dir", "steps", "out", "device", "log_every", "sample_every", "save_every")
+# What would make another run of it; anything else may change when a run goes on.
+FIXED = ("image_size", "image_channels", "T", "schedule", "channels", "channel_mults",
+         "num_res_blocks", "attention_resolutions", "seed")
 
 
 def refuse(name, why):
@@ -170,64 +173,76 @@ def train(config, model=None, loss=L_simple, resume=False):
         SystemExit: SIGINT or SIGTERM came; the step was finished and saved.
     """
     out, device = Path(config.out), pick_device(config.device)
-    if not resume and ((out / "checkpoint.pt").exists() or (out / "log.csv").exists()):
-        raise ValueError(f"{out} already holds a run: --resume goes on with it, --out DIR starts "
-                         "another")
     if config.precision == "auto":
         config = replace(config, precision="bf16" if fast_bf16(device) else "float32")
-    x, labels = load_data(config, device)
     torch.manual_seed(config.seed)
     ddpm, unet = build(asdict(config))
     ddpm, model = ddpm.to(device), (unet if model is None else model).to(device)
-    ema = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    tally = torch.zeros(2, 4, device=device)             # per quarter of t: sum of losses, images
-    finite = torch.ones((), dtype=torch.bool, device=device)
-    state = model, ema, optimizer, tally
-    step = restore(out, device, *state) if resume else begin(out, config, *state)
+    run = Run(model, copy.deepcopy(model).eval().requires_grad_(False),
+              torch.optim.Adam(model.parameters(), lr=config.lr), torch.zeros(2, 4, device=device))
+    if resume:
+        restore(out, config, run)
+    elif has_run(out):
+        raise ValueError(f"{out} already holds a run: --resume goes on with it, --out DIR starts "
+                         "another")
+    x, labels = load_data(config, device)
+    if not resume:
+        save(out, config, run)       # from here on it can be resumed; and a full disk shows itself
     print(f"{sum(weight.numel() for weight in model.parameters()):,} weights, {config.precision} "
           f"on {device}, to {out}", flush=True)
 
-    since = step, time.monotonic()
+    finite = torch.ones((), dtype=torch.bool, device=device)
+    since = run.step, time.monotonic()
     with until_signal() as stop:
-        while step < config.steps and not stop:
-            step += 1
+        while run.step < config.steps and not stop:
+            run.step += 1
             x_0, y = draw_batch(x, labels, config, device)                   # x_0 ~ q(x_0)
             with autocast(device, config.precision):
                 losses, t = loss(ddpm, model, x_0, y)
-            optimizer.zero_grad()
+            run.optimizer.zero_grad()
             losses.mean().backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-            for group in optimizer.param_groups:
-                group["lr"] = config.lr * min(1, step / max(1, config.warmup))
-            optimizer.step()
-            update_ema(ema, model, min(config.ema_decay, (1 + step) / (10 + step)))
-            tally += by_quarter(losses.detach(), t, ddpm.T)
+            for group in run.optimizer.param_groups:
+                group["lr"] = config.lr * min(1, run.step / max(1, config.warmup))
+            run.optimizer.step()
+            update_ema(run.ema, model, min(config.ema_decay, (1 + run.step) / (10 + run.step)))
+            run.tally += by_quarter(losses.detach(), t, ddpm.T)
             finite &= norm.isfinite()                # stays on the device: to look would be to wait
 
-            last = step == config.steps
-            if last or step % config.log_every == 0:
-                check(finite, step, out)
-                log(out, config, step, tally, since)
-                since = step, time.monotonic()
-            if last or step % config.save_every == 0:
-                check(finite, step, out)
-                save(out, config, step, *state)
-            if config.sample_every and step % config.sample_every == 0 and not last:
-                sample_grid(out / "samples" / f"{step:06}.png", 16, ddpm, ema, config, stop)
-                since = step, time.monotonic()
-
+            last = run.step == config.steps
+            if last or run.step % config.log_every == 0:
+                check(finite, run.step, out)
+                log(out, config, run, since)
+                since = run.step, time.monotonic()
+            if last or run.step % config.save_every == 0:
+                check(finite, run.step, out)
+                save(out, config, run)
+            if config.sample_every and run.step % config.sample_every == 0 and not last:
+                sample_grid(out / "samples" / f"{run.step:06}.png", 16, ddpm, config, run, stop)
+                since = run.step, time.monotonic()
         if not stop:
-            sample_grid(out / "samples.png", 64, ddpm, ema, config, stop)
+            sample_grid(out / "samples.png", 64, ddpm, config, run, stop)
         if stop:
-            check(finite, step, out)
-            save(out, config, step, *state)
-            print(f"stopped and saved at step {step} of {config.steps}; to go on: "
-                  f"python train.py --resume --out {out}", flush=True)
+            check(finite, run.step, out)
+            save(out, config, run)
+            print(f"stopped and saved at step {run.step} of {config.steps}; to go on: python "
+                  f"train.py --resume --out {shlex.quote(str(out))}", flush=True)
             raise SystemExit(128 + stop[0])
-    print(f"wrote {out / 'samples.png'}; for more: "
-          f"python sample.py --checkpoint {out / 'checkpoint.pt'} --n 256", flush=True)
-    return ddpm, ema
+    print(f"wrote {out / 'samples.png'}; for more: python sample.py --n 256 --checkpoint "
+          f"{shlex.quote(str(out / 'checkpoint.pt'))}", flush=True)
+    return ddpm, run.ema
+
+
+@dataclass
+class Run:
+    """What changes as a run goes on, and what its checkpoint holds."""
+
+    model: nn.Module
+    ema: nn.Module
+    optimizer: torch.optim.Optimizer
+    tally: torch.Tensor                              # (2, 4): by_quarter, since the last log
+    step: int = 0
+    rows: list = field(default_factory=list)         # of log.csv
 
 
 def load_data(config, device):
@@ -269,16 +284,22 @@ def check(finite, step, out):
     if not finite:
         raise FloatingPointError(
             f"a gradient was not finite at or shortly before step {step}; {out / 'checkpoint.pt'} "
-            "is from before. Try a lower --lr, a longer --warmup or --precision float32")
+            "is from before. Try --resume with a lower --lr or with --precision float32")
 
 
 @contextlib.contextmanager
 def until_signal():
     """Give a list that SIGINT and SIGTERM are put on, so that the step under way is finished."""
     stop, before = [], {}
+
+    def handler(signum, frame):
+        if stop:
+            raise KeyboardInterrupt                  # the second time at once
+        stop.append(signum)
+
     if threading.current_thread() is threading.main_thread():
         for signum in (signal.SIGINT, signal.SIGTERM):
-            before[signum] = signal.signal(signum, lambda signum, frame: stop.append(signum))
+            before[signum] = signal.signal(signum, handler)
     try:
         yield stop
     finally:
@@ -288,94 +309,93 @@ def until_signal():
 
 # ---- the files of a run ----
 
-def begin(out, config, *state):
-    """Start a run, with a checkpoint of step 0, so that from here on it can be resumed."""
-    save(out, config, 0, *state)
-    write_log(out, [])
-    return 0
+def has_run(out):
+    """Is there a run of at least one step in this folder?"""
+    path = out / "checkpoint.pt"
+    return read_checkpoint(path)["step"] > 0 if path.exists() else (out / "log.csv").exists()
 
 
-def save(out, config, step, model, ema, optimizer, tally):
+def save(out, config, run):
     """Replace the checkpoint.  Whatever kills the run, the old or the new one is there, whole."""
-    rng = {"cpu": torch.get_rng_state()}
-    if tally.is_cuda:
-        rng["cuda"] = torch.cuda.get_rng_state(tally.device)
     plain = {name: list(value) if isinstance(value, tuple) else value
              for name, value in asdict(config).items()}
     content = io.BytesIO()                           # so that a full disk fails in a plain write
-    torch.save({"config": plain, "step": step, "model": model.state_dict(), "ema": ema.state_dict(),
-                "optimizer": optimizer.state_dict(), "tally": tally, "rng": rng}, content)
+    torch.save({"config": plain, "step": run.step, "model": run.model.state_dict(),
+                "ema": run.ema.state_dict(), "optimizer": run.optimizer.state_dict(),
+                "tally": run.tally, "rows": run.rows, "rng": torch.get_rng_state(),
+                "device_rng": device_rng(run.tally.device)}, content)
     with data.replacing(out / "checkpoint.pt") as tmp:
         tmp.write_bytes(content.getbuffer())
 
 
-def restore(out, device, model, ema, optimizer, tally):
-    """Put everything back to where the checkpoint left it, the log too, and return its step."""
+def restore(out, config, run):
+    """Put everything back to where the checkpoint left it."""
     path = out / "checkpoint.pt"
     checkpoint = read_checkpoint(path)
     try:
-        model.load_state_dict(checkpoint["model"])
-        ema.load_state_dict(checkpoint["ema"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        tally.copy_(checkpoint["tally"])
-        torch.set_rng_state(checkpoint["rng"]["cpu"])
-        if device.type == "cuda" and "cuda" in checkpoint["rng"]:
-            torch.cuda.set_rng_state(checkpoint["rng"]["cuda"], device)
+        run.model.load_state_dict(checkpoint["model"])
+        run.ema.load_state_dict(checkpoint["ema"])
+        run.optimizer.load_state_dict(checkpoint["optimizer"])
+        run.tally.copy_(checkpoint["tally"])
+        run.step, run.rows = checkpoint["step"], checkpoint["rows"]
+        torch.set_rng_state(checkpoint["rng"])
+        if len(checkpoint["device_rng"]) == len(device_rng(run.tally.device)):
+            device_rng(run.tally.device, checkpoint["device_rng"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is for sampling only, or of another network") from error
-    step = checkpoint["step"]
-    # What came after the checkpoint comes again, and so does an interval that it cut short.
-    done = step - 1 if tally.any() else step
-    write_log(out, [row for row in read_log(out) if int(row["step"]) <= done])
-    return step
+    if run.tally.any() and run.rows and run.rows[-1][0] == run.step:
+        run.rows.pop()                               # of an interval cut short: it goes on now
+    if config.steps < run.step:
+        refuse("steps", f"must be at least {run.step}, where this run is, not {config.steps}")
 
 
-def read_log(out):
-    with open(out / "log.csv", newline="") as f:
-        return list(csv.DictReader(f))
+def device_rng(device, state=None):
+    """Return the state of the device's own random numbers, empty on a CPU; or set it."""
+    if device.type == "cpu":
+        return torch.empty(0)
+    module = {"cuda": torch.cuda, "mps": torch.mps}[device.type]
+    place = (device,) if device.type == "cuda" else ()
+    return module.get_rng_state(*place) if state is None else module.set_rng_state(state, *place)
 
 
-def write_log(out, rows):
+def log(out, config, run, since):
+    """Print a line, rewrite log.csv, and clear the tally when its interval is over."""
+    sums, counts = run.tally.cpu().double()
+    values = [round(x, 6) for x in (sums.sum() / counts.sum()).reshape(1).tolist()
+              + (sums / counts).tolist()]
+    steps_per_second = (run.step - since[0]) / max(time.monotonic() - since[1], 1e-9)
+    images_per_second = round(steps_per_second * config.batch_size, 1)
+    run.rows.append([run.step, *values, images_per_second])
     with data.replacing(out / "log.csv") as tmp, open(tmp, "w", newline="") as f:
-        writer = csv.DictWriter(f, ("step", "loss", "q1", "q2", "q3", "q4", "images_per_second"))
-        writer.writeheader()
-        writer.writerows(rows)
+        csv.writer(f).writerows([COLUMNS, *run.rows])
+    print(f"step {run.step:>{len(str(config.steps))}}/{config.steps}  loss {values[0]:.4f}  "
+          f"by quarter of t {' '.join(f'{x:.4f}' for x in values[1:])}  {images_per_second:.0f} "
+          f"img/s  {data.clock((config.steps - run.step) / steps_per_second)} left", flush=True)
+    if run.step % config.log_every == 0:
+        run.tally.zero_()
 
 
-def log(out, config, step, tally, since):
-    """Print a line, append it to log.csv, and clear the tally when its interval is over."""
-    sums, counts = tally.double().cpu()
-    loss, *quarters = [f"{x:.6f}" for x in (sums.sum() / counts.sum(), *(sums / counts))]
-    per_second = (step - since[0]) / max(time.monotonic() - since[1], 1e-9)
-    left = data.clock((config.steps - step) / per_second)
-    with open(out / "log.csv", "a", newline="") as f:
-        csv.writer(f).writerow([step, loss, *quarters, f"{per_second * config.batch_size:.1f}"])
-    print(f"step {step:>{len(str(config.steps))}}/{config.steps}  loss {loss}  by quarter of t "
-          f"{' '.join(quarter[:6] for quarter in quarters)}  "
-          f"{per_second * config.batch_size:.0f} img/s  {left} left", flush=True)
-    if step % config.log_every == 0:
-        tally.zero_()
-
-
-def plot(out):
-    """Draw log.csv as loss.png: the loss, and the loss of each quarter of t."""
-    rows = read_log(out)
+def plot(out, rows):
+    """Draw loss.png: the loss, and the loss of each quarter of t."""
     axes = Figure(figsize=(7, 4), layout="constrained").subplots()
-    for name, label in {"loss": "all t", "q1": "first quarter of t, least noise", "q2": "second",
-                        "q3": "third", "q4": "last, nearly all noise"}.items():
-        axes.plot([int(row["step"]) for row in rows], [float(row[name]) for row in rows], ".-",
-                  markersize=3, label=label, color="black" if name == "loss" else None)
+    steps, *losses, _ = zip(*rows, strict=True) if rows else [()] * len(COLUMNS)
+    for column, values in zip(COLUMNS[1:], losses, strict=False):
+        label = {"loss": "all t", "q1": "first quarter of t, least noise", "q2": "second",
+                 "q3": "third", "q4": "last, nearly all noise"}[column]
+        axes.plot(steps, values, ".-", markersize=3, label=label,
+                  color="black" if column == "loss" else None)
     axes.set(xlabel="step", ylabel="L_simple (1: predicting 0)", yscale="log")
     axes.legend()
     with data.replacing(out / "loss.png") as tmp:
         axes.figure.savefig(tmp, format="png", dpi=120)
 
 
-def sample_grid(path, n, ddpm, ema, config, stop):
+def sample_grid(path, n, ddpm, config, run, stop):
     """Draw n samples of the EMA, always from the same noise, as a grid; and the loss beside it."""
-    plot(Path(config.out))
+    plot(Path(config.out), run.rows)
     shape = (n, config.image_channels, config.image_size, config.image_size)
-    x_0 = draw(ddpm, ema, shape, config.seed, config.precision, f"sampling {path.name}, steps",
+    generator = torch.Generator(run.tally.device).manual_seed(config.seed)
+    x_0 = draw(ddpm, run.ema, shape, generator, config.precision, f"sampling {path.name}, steps",
                stop=stop)
     if x_0 is not None:
         save_grid(x_0, path)
@@ -413,7 +433,7 @@ def parse(argv=None):
     except TypeError as error:
         raise ValueError(f"{path} was made by another version of train.py: {error}") from error
     for name, value in flags.items():
-        if name not in RESUMABLE and value != getattr(stored, name):
+        if name in FIXED and value != getattr(stored, name):
             refuse(name, f"is {getattr(stored, name)} in this run; it cannot change on the way")
     return replace(stored, **flags), True
 

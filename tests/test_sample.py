@@ -42,6 +42,10 @@ def zero(x_t, t):
     return torch.zeros_like(x_t)
 
 
+def noise(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
 # ---- checkpoints ----
 
 def test_load_rebuilds_everything_from_the_file_alone(trained):
@@ -117,19 +121,18 @@ def test_a_checkpoint_for_sampling_only_samples_but_does_not_resume(trained, cap
 
 def test_draw_is_algorithm_2_with_noise_of_its_own():
     ddpm, state = DDPM(cosine_beta_schedule(20)), torch.get_rng_state()
-    x_0 = sample.draw(ddpm, zero, (2, 1, 4, 4), seed=3)
+    x_0 = sample.draw(ddpm, zero, (2, 1, 4, 4), noise(3))
     assert torch.equal(torch.get_rng_state(), state)
-    expected = ddpm.sample(zero, (2, 1, 4, 4), generator=torch.Generator().manual_seed(3))
-    assert torch.equal(x_0, expected)
-    assert not torch.equal(x_0, sample.draw(ddpm, zero, (2, 1, 4, 4), seed=4))
+    assert torch.equal(x_0, ddpm.sample(zero, (2, 1, 4, 4), generator=noise(3)))
+    assert not torch.equal(x_0, sample.draw(ddpm, zero, (2, 1, 4, 4), noise(4)))
 
 
 @pytest.mark.parametrize("T, expected", [(200, 51), (20, 21), (130, 45), (1, 2)])
 def test_frames_show_the_whole_way(T, expected):
     ddpm, frames = DDPM(cosine_beta_schedule(T)), []
-    x_0 = sample.draw(ddpm, zero, (70, 1, 1, 1), 0, frames=frames)
+    x_0 = sample.draw(ddpm, zero, (70, 1, 1, 1), noise(), frames=frames)
     assert len(frames) == expected
-    x_T = torch.randn((70, 1, 1, 1), generator=torch.Generator().manual_seed(0))
+    x_T = torch.randn((70, 1, 1, 1), generator=noise())
     assert torch.equal(frames[0][0], x_T[:64])
     assert torch.equal(frames[-1][0], x_0[:64]) and torch.equal(frames[-1][1], x_0[:64])
 
@@ -141,7 +144,8 @@ def test_draw_stops_when_told(capsys):
         asked.append(t)
         return zero(x_t, t)
 
-    assert sample.draw(DDPM(cosine_beta_schedule(20)), model, (1, 1, 2, 2), 0, stop=[15]) is None
+    ddpm = DDPM(cosine_beta_schedule(20))
+    assert sample.draw(ddpm, model, (1, 1, 2, 2), noise(), stop=[15]) is None
     assert len(asked) == 1
 
 
@@ -152,8 +156,9 @@ def test_many_images_come_in_batches_of_bounded_size_and_none_twice(monkeypatch)
     assert len(torch.cat(xs).flatten(1).unique(dim=0)) == 300
     again = list(sample.batches(ddpm, zero, config, 300, seed=0))
     assert torch.equal(torch.cat(xs), torch.cat(again))
-    other = list(sample.batches(ddpm, zero, config, 300, seed=1))
-    assert len(torch.cat(xs + other).flatten(1).unique(dim=0)) == 600
+    others = [x for seed in (1, 2 ** 8, 2 ** 24)
+              for x in sample.batches(ddpm, zero, config, 300, seed)]
+    assert len(torch.cat(xs + others).flatten(1).unique(dim=0)) == 1200
     config = {"image_channels": 3, "image_size": 256}
     assert [len(x) for x in sample.batches(ddpm, zero, config, 5, seed=0)] == [4, 1]
     config["image_size"] = 1024
@@ -214,7 +219,7 @@ def test_without_a_checkpoint_the_newest_run_is_sampled(trained, tmp_path, monke
     said = capsys.readouterr().out
     assert "64 samples of runs/new/checkpoint.pt on cpu" in said and "wrote samples.png" in said
     _, ddpm, model = sample.load(trained[0])
-    expected = sample.grid(sample.draw(ddpm, model, (64, 1, 8, 8), 0, "float32"))
+    expected = sample.grid(sample.draw(ddpm, model, (64, 1, 8, 8), noise(), "float32"))
     assert np.array_equal(np.asarray(Image.open("samples.png")), np.asarray(expected))
 
 
@@ -238,7 +243,7 @@ def test_a_folder_gets_lossless_pngs_and_no_grid(trained, tmp_path, monkeypatch,
     assert sorted(os.listdir("many")) == ["000000.png", "000001.png", "000002.png"]
     assert not Path("samples.png").exists()
     _, ddpm, model = sample.load(trained[0])
-    expected = data.to_uint8(sample.draw(ddpm, model, (3, 1, 8, 8), 0, "float32"))
+    expected = data.to_uint8(sample.draw(ddpm, model, (3, 1, 8, 8), noise(), "float32"))
     for i in range(3):
         assert np.array_equal(np.asarray(Image.open(f"many/{i:06}.png")), expected[i, 0].numpy())
 
@@ -273,7 +278,8 @@ def test_the_gif_shows_x_t_beside_x_0_hat(trained, tmp_path, monkeypatch, capsys
     (["--n", "x"], ["--n", "integer"]),
     (["--seed", "-1"], ["--seed", "must be in 0..4294967295, not -1"]),
     (["--seed", str(2 ** 32)], ["--seed"]),
-    (["--out", "s.jpg"], ["s.jpg must end in .png"]), (["--gif", "s.png"], ["must end in .gif"]),
+    (["--out", "s.jpg"], ["s.jpg must be a file name that ends in .png"]),
+    (["--gif", "s.png"], ["ends in .gif"]),
     (["--device", "tpu9"], ["no device 'tpu9'"]), (["--guidance", "3"], ["unrecognized"]),
     (["--check", "x"], ["unrecognized"])])
 def test_a_wrong_value_is_one_line_and_writes_nothing(trained, tmp_path, monkeypatch, capsys, argv,
@@ -289,17 +295,40 @@ def test_a_missing_checkpoint_and_an_unwritable_out_are_one_line(trained, tmp_pa
     monkeypatch.chdir(tmp_path)
     refused(capsys, ["--checkpoint", "none.pt"], "none.pt", code=1, main=sample.main)
     Path("file").write_text("")
+    monkeypatch.setattr(sample, "draw", None)                   # it is known before any sampling
     for flag, name in (("--out", "s.png"), ("--gif", "s.gif"), ("--folder", "s")):
-        monkeypatch.setattr(sample, "load", None)               # it is known before any sampling
         refused(capsys, ["--checkpoint", trained[0], flag, f"file/{name}"], "file", code=1,
                 main=sample.main)
+    Path("folder.png").mkdir()
+    refused(capsys, ["--checkpoint", trained[0], "--out", "folder.png"], "file name",
+            main=sample.main)
+
+
+def test_old_and_new_samples_never_mix(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("many").mkdir()
+    run("--checkpoint", trained[0], "--n", 2, "--folder", "many")
+    before = Path("many/000000.png").read_bytes()
+    refused(capsys, ["--checkpoint", trained[0], "--n", "1", "--seed", "1", "--folder", "many"],
+            "many is not empty", main=sample.main)
+    assert Path("many/000000.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."),
+                                   RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_out_of_memory_is_one_line_and_other_errors_are_not_hidden(capsys, error):
+    with pytest.raises(SystemExit, match="out of memory; smaller images"):
+        with sample.one_line_errors("sample.py"):
+            raise error
+    with pytest.raises(RuntimeError, match="size mismatch"), sample.one_line_errors("sample.py"):
+        raise RuntimeError("size mismatch")
 
 
 def test_ctrl_c_is_quiet(trained, monkeypatch, capsys):
     monkeypatch.setattr(sample, "load", lambda *args: exec("raise KeyboardInterrupt"))
     with pytest.raises(SystemExit) as caught:
         run("--checkpoint", trained[0])
-    assert caught.value.code == 130
+    assert caught.value.code == 130 and capsys.readouterr() == ("", "")
 
 
 def test_warnings_are_one_line(capsys):
@@ -339,3 +368,6 @@ def test_the_first_device_there_is_is_taken(monkeypatch, cuda, mps, name):
     monkeypatch.setattr(torch, "zeros", lambda *args, **kwargs: None)
     assert sample.pick_device() == torch.device(name)
     assert sample.pick_device("cpu") == torch.device("cpu")
+    for other in ("meta", "xpu"):
+        with pytest.raises(ValueError, match="no device"):
+            sample.pick_device(other)

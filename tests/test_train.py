@@ -163,7 +163,7 @@ def test_a_run_leaves_checkpoint_log_plot_and_samples(config, capsys):
         assert 0 < float(row["loss"]) < 3 and float(row["images_per_second"]) > 0
     said = capsys.readouterr().out
     assert "step 4/6  loss " in said and "img/s" in said and "0:00:0" in said
-    assert f"python sample.py --checkpoint {out / 'checkpoint.pt'}" in said
+    assert f"python sample.py --n 256 --checkpoint {out / 'checkpoint.pt'}" in said
     assert "digits: 40 images of 1 x 8 x 8" in said
 
 
@@ -175,10 +175,10 @@ def test_the_log_is_the_mean_over_its_interval(config):
 
     train.train(config(log_every=4, steps=6), Constant(), loss)
     first, last = rows(config())
-    assert (first["step"], first["loss"], last["step"]) == ("4", "2.500000", "6")
+    assert (first["step"], first["loss"], last["step"]) == ("4", "2.5", "6")
     assert float(last["loss"]) == 5.5
     quarters = [first[q] for q in ("q1", "q2", "q3", "q4")]     # t = 1, 3, 5 of T = 5
-    assert quarters == ["2.500000", "2.500000", "nan", "2.500000"]
+    assert quarters == ["2.5", "2.5", "nan", "2.5"]
 
 
 def test_the_grids_come_from_the_ema_and_the_same_noise(config, monkeypatch):
@@ -187,18 +187,19 @@ def test_the_grids_come_from_the_ema_and_the_same_noise(config, monkeypatch):
     _, ema = train.train(config(steps=2, sample_every=1))
     assert [len(x) for x in drawn] == [16, 64]
     ddpm = DDPM(sample.SCHEDULES["cosine"](5))
-    again = sample.draw(ddpm, ema, (64, 1, 8, 8), 0, "float32")
+    again = sample.draw(ddpm, ema, (64, 1, 8, 8), torch.Generator().manual_seed(0), "float32")
     assert torch.equal(drawn[1], again)
 
 
 def test_a_checkpoint_is_plain_and_complete(config):
     train.train(config(steps=3))
     content = checkpoint(config())
-    assert set(content) == {"config", "step", "model", "ema", "optimizer", "tally", "rng"}
+    assert set(content) == {"config", "step", "model", "ema", "optimizer", "tally", "rows", "rng",
+                            "device_rng"}
     assert content["step"] == 3
     assert content["config"]["channel_mults"] == [1, 2]
     assert Config(**content["config"]) == config(steps=3)
-    assert not os.path.exists(Path(config().out, "checkpoint.pt.tmp"))
+    assert not list(Path(config().out).glob("*.tmp"))
 
 
 def test_a_run_is_resumable_from_its_first_moment(config, monkeypatch):
@@ -211,15 +212,27 @@ def test_a_run_is_resumable_from_its_first_moment(config, monkeypatch):
     assert checkpoint(config())["step"] == 6
 
 
+def test_a_run_that_never_made_a_step_may_be_started_anew(config, monkeypatch):
+    def fail(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        train.train(config(), loss=fail)
+    train.train(config(batch_size=2))
+    assert checkpoint(config())["step"] == 6
+    Path(config().out, "checkpoint.pt").unlink()                # its log is still worth keeping
+    with pytest.raises(ValueError, match="already holds a run"):
+        train.train(config())
+
+
 def test_a_failed_save_leaves_the_last_good_checkpoint(config, monkeypatch):
     train.train(config(steps=2))
     before = Path(config().out, "checkpoint.pt").read_bytes()
     monkeypatch.setattr(os, "replace", lambda *args: exec("raise OSError('disk full')"))
     with pytest.raises(OSError, match="disk full"):
-        train.save(Path(config().out), config(), 3, Constant(), Constant(),
-                   torch.optim.Adam(Constant().parameters()), torch.zeros(2, 4))
+        train.train(config(steps=3), resume=True)
     assert Path(config().out, "checkpoint.pt").read_bytes() == before
-    assert "checkpoint.pt.tmp" not in os.listdir(config().out)
+    assert not list(Path(config().out).glob("*.tmp"))
 
 
 # ---- going on ----
@@ -235,7 +248,7 @@ def test_N_resume_N_equals_2N_bit_for_bit(config, first, precision):
     train.train(config(**options, steps=first))
     train.train(config(**options, steps=10), resume=True)
     whole, parts = checkpoint(config(out=config().out + "-whole")), checkpoint(config())
-    for key in ("step", "model", "ema", "optimizer", "tally", "rng"):
+    for key in ("step", "model", "ema", "optimizer", "tally", "rng", "device_rng"):
         assert same(whole[key], parts[key]), key
     logs = [rows(config(out=config().out + "-whole")), rows(config())]
     for row in logs[0] + logs[1]:
@@ -261,7 +274,7 @@ def test_another_seed_is_another_run(config):
 def test_rows_logged_after_the_checkpoint_are_written_again(config):
     train.train(config(steps=4, log_every=1))
     with open(Path(config().out, "log.csv"), "a") as f:
-        f.write("5,9,9,9,9,9,9\n6,9,9,9,9,9,9\n")               # as if killed before the next save
+        f.write("5,9,9,9,9,9,9\n6,9,")                          # as if killed before the next save
     train.train(config(steps=6, log_every=1), resume=True)
     assert [row["step"] for row in rows(config())] == list("123456")
     assert all(float(row["loss"]) < 9 for row in rows(config()))
@@ -286,6 +299,17 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(config, capsys, 
     assert signal.getsignal(signum) is before
     train.train(config(steps=5), Constant(), loss, resume=True)
     assert checkpoint(config())["step"] == 5
+
+
+def test_a_second_signal_does_not_wait(config):
+    def loss(ddpm, model, x_0, labels):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return pull(ddpm, model, x_0, labels)
+
+    with pytest.raises(KeyboardInterrupt):
+        train.train(config(), Constant(), loss)
+    assert checkpoint(config())["step"] == 0
 
 
 def test_a_signal_while_sampling_stops_the_sampling(config, monkeypatch):
@@ -356,8 +380,16 @@ def test_the_command_line_trains_resumes_and_refuses_to_overwrite(config, flags,
     train.main(["--resume", "--out", config().out, "--steps", "8", "--log-every", "1"])
     assert checkpoint(config())["step"] == 8
     assert [row["step"] for row in rows(config())] == ["2", "4", "6", "7", "8"]
+    (Path(config().out) / "samples.png").unlink()
+    train.main(["--resume", "--out", config().out])             # nothing left but the samples
+    assert (Path(config().out) / "samples.png").exists()
+    assert [row["step"] for row in rows(config())] == ["2", "4", "6", "7", "8"]
     assert checkpoint(config())["config"]["channels"] == 4
-    refused(capsys, ["--resume", "--out", config().out, "--lr", "1"], "--lr is 0.002 in this run")
+    refused(capsys, ["--resume", "--out", config().out, "--seed", "1"], "--seed is 0 in this run")
+    refused(capsys, ["--resume", "--out", config().out, "--steps", "7"], "at least 8, where this")
+    train.main(["--resume", "--out", config().out, "--steps", "9", "--lr", "0.1"])
+    assert checkpoint(config())["config"]["lr"] == 0.1          # this does not make it another run
+    assert checkpoint(config())["optimizer"]["param_groups"][0]["lr"] == 0.1
     refused(capsys, ["--resume", "--out", config().out, "--channel-mults", "1,4"], "(1, 2)")
     refused(capsys, ["--resume", "--out", config().out + "-2"], "nothing to resume")
 
@@ -379,19 +411,20 @@ def test_the_command_line_trains_resumes_and_refuses_to_overwrite(config, flags,
     (["--variance", "learned"], ["--variance must be beta or beta_tilde"]),
     (["--precision", "fp16"], ["--precision must be auto or bf16 or float32, not fp16"]),
     (["--image-channels", "4"], ["--image-channels must be 1 or 3, not 4"]),
-    (["--image-size", "9"], ["--image-size must be divisible by 2 for 2 levels, not 9"]),
-    (["--attention-resolutions", "3"], ["--attention-resolutions", "[8, 4]", "[3]"]),
+    (["--image-size", "9"], ["--image-size must be divisible by 2, for 2 levels, not 9"]),
+    (["--attention-resolutions", "3"], ["--attention-resolutions", "[8, 4], not (3,)"]),
     (["--channel-mults", "1,0"], ["--channel-mults must be one positive integer per level"]),
     (["--channel-mults", ""], ["--channel-mults must be one positive integer per level"]),
     (["--channel-mults", "1,x"], ["--channel-mults"]),
     (["--lr", "0"], ["--lr must be positive"]), (["--lr", "nan"], ["--lr must be positive"]),
     (["--lr", "inf"], ["--lr must be positive"]),
     (["--grad-clip", "0"], ["--grad-clip must be positive"]),
-    (["--ema-decay", "1"], ["--ema-decay must be at least 0 and below 1"]),
-    (["--ema-decay", "-0.1"], ["--ema-decay must be at least 0 and below 1"]),
-    (["--dropout", "1"], ["--dropout must be at least 0 and below 1"]),
+    (["--ema-decay", "1"], ["--ema-decay must be below 1"]),
+    (["--ema-decay", "-0.1"], ["--ema-decay must be at least 0"]),
+    (["--dropout", "1"], ["--dropout must be below 1"]),
     (["--dropout", "-0.1"], ["--dropout"]),
     (["--device", "tpu9"], ["there is no device 'tpu9' here"]),
+    (["--out", ""], ["--out must name a folder"]),
     (["--data", "no/such/folder"], ["'no/such/folder' is neither a folder nor one of digits"]),
 ])
 def test_a_wrong_value_is_one_line_and_writes_nothing(config, flags, capsys, argv, words):
