@@ -43,7 +43,7 @@ def arg(default, help, least=None, choices=None):
 
 @dataclass
 class Config:
-    """Everything a run depends on.  The defaults are the preset `digits`."""
+    """Everything a run depends on.  The defaults, but for the schedule, are the preset `digits`."""
 
     data: str = arg("digits", "digits, mnist, fashion-mnist, cifar10, or a folder of images")
     data_dir: str = arg("data", "where data sets are looked for, downloaded to and cached")
@@ -63,7 +63,7 @@ class Config:
     attention_resolutions: tuple = arg((8,), "heights of the levels with self-attention")
     dropout: float = arg(0.0, "in the residual blocks; for long runs on little data", least=0)
 
-    steps: int = arg(2800, "optimizer steps", least=1)
+    steps: int = arg(2500, "optimizer steps", least=1)
     batch_size: int = arg(32, "images per step, drawn with replacement", least=1)
     lr: float = arg(2e-3, "learning rate of Adam")
     warmup: int = arg(100, "steps over which the learning rate rises from 0", least=0)
@@ -76,7 +76,7 @@ class Config:
     out: str = arg("runs/digits", "folder of the run; by default runs/<preset>")
     device: str = arg("auto", "cuda, mps, cpu, or auto: the first there is")
     log_every: int = arg(100, "steps between lines of the log", least=1)
-    sample_every: int = arg(1400, "steps between grids of 16 samples; 0 for none", least=0)
+    sample_every: int = arg(1250, "steps between grids of 16 samples; 0 for none", least=0)
     save_every: int = arg(500, "steps between checkpoints", least=1)
 
     def __post_init__(self):
@@ -113,7 +113,7 @@ class Config:
 MNIST = dict(image_size=28, channel_mults=(1, 2, 2), attention_resolutions=(7,), steps=20_000,
              batch_size=128, lr=1e-3, sample_every=2000, save_every=1000)
 PRESETS = {
-    "digits": {},
+    "digits": {"schedule": "cosine"},     # README says what linear gives
     "mnist": dict(data="mnist", **MNIST),
     "fashion-mnist": dict(data="fashion-mnist", **MNIST),
     "cifar10": dict(      # Ho et al. 2020, appendix B; warm-up and clipping from the authors' code
@@ -179,7 +179,8 @@ def train(config, model=None, loss=L_simple, resume=False):
     ddpm, unet = build(asdict(config))
     ddpm, model = ddpm.to(device), (unet if model is None else model).to(device)
     run = Run(model, copy.deepcopy(model).eval().requires_grad_(False),
-              torch.optim.Adam(model.parameters(), lr=config.lr), torch.zeros(2, 4, device=device))
+              torch.optim.Adam(model.parameters(), lr=config.lr, fused=True),
+              torch.zeros(2, 4, device=device))
     if resume:
         restore(out, config, run)
     elif has_run(out):
@@ -270,8 +271,7 @@ def draw_batch(x, labels, config, device):
 @torch.no_grad()
 def update_ema(ema, model, decay):
     """ema <- decay ema + (1 - decay) model, for every weight."""
-    for average, weight in zip(ema.parameters(), model.parameters(), strict=True):
-        average.lerp_(weight, 1 - decay)
+    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
 
 
 def by_quarter(losses, t, T):
@@ -377,7 +377,7 @@ def log(out, config, run, since):
 
 def plot(out, rows):
     """Draw loss.png: the loss, and the loss of each quarter of t."""
-    axes = Figure(figsize=(7, 4), layout="constrained").subplots()
+    axes = Figure(figsize=(8, 4), layout="constrained").subplots()
     steps, *losses, _ = zip(*rows, strict=True) if rows else [()] * len(COLUMNS)
     for column, values in zip(COLUMNS[1:], losses, strict=False):
         label = {"loss": "all t", "q1": "first quarter of t, least noise", "q2": "second",
@@ -385,7 +385,7 @@ def plot(out, rows):
         axes.plot(steps, values, ".-", markersize=3, label=label,
                   color="black" if column == "loss" else None)
     axes.set(xlabel="step", ylabel="L_simple (1: predicting 0)", yscale="log")
-    axes.legend()
+    axes.figure.legend(loc="outside right upper")
     with data.replacing(out / "loss.png") as tmp:
         axes.figure.savefig(tmp, format="png", dpi=120)
 
@@ -408,9 +408,9 @@ def parse(argv=None):
     presets = [textwrap.fill(f"{name}: " + " ".join(f"--{k.replace('_', '-')} {show(v)}"
                                                     for k, v in preset.items()),
                              width=78, subsequent_indent="    ", break_on_hyphens=False)
-               for name, preset in PRESETS.items() if preset]
+               for name, preset in PRESETS.items()]
     parser = Parser(description=__doc__, allow_abbrev=False,
-                    epilog="The other presets stand for:\n\n" + "\n".join(presets),
+                    epilog="A preset stands for these flags:\n\n" + "\n".join(presets),
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset", nargs="?", default="digits", choices=PRESETS)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")

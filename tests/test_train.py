@@ -157,7 +157,7 @@ def test_a_run_leaves_checkpoint_log_plot_and_samples(config, capsys):
     assert os.listdir(out / "samples") == ["000004.png"]
     assert Image.open(out / "samples.png").size == (8 * 50, 8 * 50)          # 64 of 6 x 8 + 2
     assert Image.open(out / "samples" / "000004.png").size == (4 * 50, 4 * 50)
-    assert Image.open(out / "loss.png").size == (840, 480)
+    assert Image.open(out / "loss.png").size == (960, 480)
     assert [row["step"] for row in rows(config())] == ["2", "4", "6"]
     for row in rows(config()):
         assert 0 < float(row["loss"]) < 3 and float(row["images_per_second"]) > 0
@@ -469,7 +469,8 @@ def test_flags_are_parsed_by_the_type_of_their_field():
     assert not resume and config.data == "mnist" and config.image_size == 28
     assert (config.lr, config.channel_mults, config.attention_resolutions) == (3e-4, (1, 2, 4), ())
     assert (config.T, config.flip, config.out) == (7, True, "x")
-    assert train.parse([])[0] == Config(out="runs/digits")
+    assert train.parse([])[0] == Config(schedule="cosine", out="runs/digits")
+    assert train.parse(["mnist"])[0].schedule == "linear"
     assert train.parse(["cifar10", "--no-flip"])[0].out == "runs/cifar10"
 
 
