@@ -309,12 +309,12 @@ def decode_all(root, files, image_size, image_channels, cache):
         for i, image in enumerate(track(images, f"reading {root}", len(files))):
             if isinstance(image, Exception):
                 print(f"skipped {root / files[i]}: {image}", file=sys.stderr)
-                if i + 1 - len(kept) > 0.01 * len(files):
-                    raise ValueError(f"more than 1% of the {len(files)} images in {root} "
-                                     "cannot be read")
             else:
                 f.write(image.tobytes())
                 kept.append(i)
+        if len(files) - len(kept) > 0.01 * len(files):
+            raise ValueError(f"{len(files) - len(kept)} of the {len(files)} images in {root}, more "
+                             "than 1%, cannot be read: remove or repair them")
         f.truncate(size)                         # as the header says; the last rows may be void
         with replacing(cache.with_suffix(".kept.npy")) as tmp, open(tmp, "wb") as f_kept:
             np.save(f_kept, np.array(kept))

@@ -120,7 +120,7 @@ def batches(ddpm, model, config, n, seed, frames=None):
     precision = "float32" if config.get("precision") == "float32" else "auto"
     generator = torch.Generator(ddpm.beta.device).manual_seed(seed)
     for start in range(0, n, size):
-        label = f"sampling {start + 1}..{min(start + size, n)} of {n}, steps"
+        label = f"sampling {start + 1}..{min(start + size, n)} of {n}, times"
         yield draw(ddpm, model, (min(size, n - start), C, H, H), generator, precision, label,
                    frames if start == 0 else None).cpu()
 
@@ -239,13 +239,16 @@ def newest_checkpoint():
 def main(argv=None):
     parser = Parser(description=__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, help="default: the newest under runs/")
-    parser.add_argument("--n", type=integer(1), default=64, help="number of samples (%(default)s)")
-    parser.add_argument("--seed", type=integer(0), default=0)
-    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="the grid, a PNG")
-    parser.add_argument("--gif", type=Path, help="animation of the first batch")
-    parser.add_argument("--folder", type=Path, help="write each sample as a PNG here; no grid then")
-    parser.add_argument("--device", default="auto", help="cuda, mps, cpu, or auto")
+    parser.add_argument("--checkpoint", type=Path,
+                        help="default: the newest runs/*/checkpoint.pt, or else the one that ships")
+    parser.add_argument("--n", type=integer(1), default=64, help="number of samples (64)")
+    parser.add_argument("--seed", type=integer(0), default=0,
+                        help="fixes the noise (0, with which train.py drew its samples.png)")
+    parser.add_argument("--out", type=Path, default=Path("samples.png"),
+                        help="the grid, a PNG (samples.png)")
+    parser.add_argument("--gif", type=Path, help="animation of up to 64 of the samples")
+    parser.add_argument("--folder", type=Path, help="one PNG for each sample, instead of the grid")
+    parser.add_argument("--device", default="auto", help="cuda, mps, cpu, or auto: the first found")
     args = parser.parse_args(argv)
     with one_line_errors("sample.py"):
         run(args)

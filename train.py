@@ -95,7 +95,7 @@ class Config:
                                     f"{list(self.channel_mults)}")
         heights = [self.image_size // 2 ** i for i in range(len(self.channel_mults))]
         for name, good, right in (
-                ("data", self.data, "must name a data set or a folder of images"),
+                ("data", self.data, "DIR must name a data set or a folder of images"),
                 ("out", self.out, "must name a folder"),
                 ("lr", 0 < self.lr < math.inf, "must be positive"),
                 ("grad_clip", self.grad_clip > 0, "must be positive"),
@@ -105,9 +105,9 @@ class Config:
                 ("image_size", self.image_size == heights[-1] * 2 ** (len(heights) - 1),
                  f"must be divisible by {2 ** (len(heights) - 1)}, for {len(heights)} levels"),
                 ("attention_resolutions", set(self.attention_resolutions) <= set(heights),
-                 f"must be among the heights of the levels, {heights}")):
+                 f"must be among the heights of the levels, {show(tuple(heights))}")):
             if not good:
-                refuse(name, f"{right}, not {getattr(self, name)!r}")
+                refuse(name, f"{right}, not {show(getattr(self, name))!r}")
 
 
 MNIST = dict(image_size=28, channel_mults=(1, 2, 2), attention_resolutions=(7,), steps=20_000,
@@ -229,7 +229,7 @@ def train(config, model=None, loss=L_simple, resume=False):
             print(f"stopped and saved at step {run.step} of {config.steps}; to go on: python "
                   f"train.py --resume --out {shlex.quote(str(out))}", flush=True)
             raise SystemExit(128 + stop[0])
-    print(f"wrote {out / 'samples.png'}; for more: python sample.py --n 256 --checkpoint "
+    print(f"wrote {out / 'samples.png'}; for more: python sample.py --seed 1 --checkpoint "
           f"{shlex.quote(str(out / 'checkpoint.pt'))}", flush=True)
     return ddpm, run.ema
 
@@ -367,9 +367,10 @@ def log(out, config, run, since):
     images_per_second = round(steps_per_second * config.batch_size, 1)
     run.rows.append([run.step, *values, images_per_second])
     with data.replacing(out / "log.csv") as tmp, open(tmp, "w", newline="") as f:
-        csv.writer(f).writerows([COLUMNS, *run.rows])
+        csv.writer(f).writerows([COLUMNS, *([show(x) for x in row] for row in run.rows)])
     print(f"step {run.step:>{len(str(config.steps))}}/{config.steps}  loss {values[0]:.4f}  "
-          f"by quarter of t {' '.join(f'{x:.4f}' for x in values[1:])}  {images_per_second:.0f} "
+          f"by quarter of t {' '.join(f'{x:.4f}' if x == x else '-' for x in values[1:])}  "
+          f"{images_per_second:.0f} "
           f"img/s  {data.clock((config.steps - run.step) / steps_per_second)} left", flush=True)
     if run.step % config.log_every == 0:
         run.tally.zero_()
@@ -395,7 +396,7 @@ def sample_grid(path, n, ddpm, config, run, stop):
     plot(Path(config.out), run.rows)
     shape = (n, config.image_channels, config.image_size, config.image_size)
     generator = torch.Generator(run.tally.device).manual_seed(config.seed)
-    x_0 = draw(ddpm, run.ema, shape, generator, config.precision, f"sampling {path.name}, steps",
+    x_0 = draw(ddpm, run.ema, shape, generator, config.precision, f"sampling {path.name}, times",
                stop=stop)
     if x_0 is not None:
         save_grid(x_0, path)
@@ -405,26 +406,32 @@ def sample_grid(path, n, ddpm, config, run, stop):
 
 def parse(argv=None):
     """Turn the command line into (Config, resume)."""
-    presets = [textwrap.fill(f"{name}: " + " ".join(f"--{k.replace('_', '-')} {show(v)}"
-                                                    for k, v in preset.items()),
-                             width=78, subsequent_indent="    ", break_on_hyphens=False)
-               for name, preset in PRESETS.items()]
+    presets = [textwrap.fill(f"{name}: " + " ".join(
+        f"--{k.replace('_', '-')} {'' if v is True else show(v) or 'DIR'}".strip()
+        for k, v in preset.items()), width=78, subsequent_indent="    ", break_on_hyphens=False)
+        for name, preset in PRESETS.items()]
     parser = Parser(description=__doc__, allow_abbrev=False,
                     epilog="A preset stands for these flags:\n\n" + "\n".join(presets),
                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("preset", nargs="?", default="digits", choices=PRESETS)
+    parser.add_argument("preset", nargs="?", help=f"{', '.join(PRESETS)} (digits)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     for f in fields(Config):
         kind = {bool: {"action": argparse.BooleanOptionalAction},
                 tuple: {"type": integers, "metavar": "N,N,..."}}
+        default = show(PRESETS["digits"].get(f.name, f.default))
         parser.add_argument(f"--{f.name.replace('_', '-')}", default=argparse.SUPPRESS,
-                            help=f"{f.metadata['help']} ({show(f.default)})",
+                            help=f"{f.metadata['help']} ({default})",
                             **kind.get(f.type, {"type": f.type, "metavar": f.type.__name__}))
-    flags = vars(parser.parse_args(argv))
+    flags, unknown = parser.parse_known_args(argv)
+    flags = vars(flags)
     preset, resume = flags.pop("preset"), flags.pop("resume")
-    flags.setdefault("out", f"runs/{preset}")
+    if unknown:                                      # before their values are taken for the preset
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if preset and preset not in PRESETS:
+        parser.error(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
+    flags.setdefault("out", f"runs/{preset or 'digits'}")
     if not resume:
-        return Config(**{**PRESETS[preset], **flags}), False
+        return Config(**{**PRESETS[preset or "digits"], **flags}), False
     path = Path(flags["out"], "checkpoint.pt")
     if not path.exists():
         raise ValueError(f"nothing to resume: there is no {path}")
@@ -432,6 +439,8 @@ def parse(argv=None):
         stored = Config(**read_checkpoint(path)["config"])
     except TypeError as error:
         raise ValueError(f"{path} was made by another version of train.py: {error}") from error
+    if preset and PRESETS[preset].get("data", "digits") not in ("", stored.data):
+        raise ValueError(f"{path} is a run on {stored.data}, not on {preset}")
     for name, value in flags.items():
         if name in FIXED and value != getattr(stored, name):
             refuse(name, f"is {getattr(stored, name)} in this run; it cannot change on the way")
@@ -444,7 +453,10 @@ def integers(text):
 
 
 def show(value):
-    return ",".join(map(str, value)) if isinstance(value, tuple) else value
+    """Write a tuple as its flag takes it, and NaN, a quarter without images, as nothing."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return "" if value != value else value
 
 
 def main(argv=None):
