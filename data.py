@@ -285,7 +285,8 @@ def cache_path(root, files, image_size, image_channels, data_dir):
         with contextlib.suppress(OSError):           # a broken link; decoding will name it
             stat = os.stat(root / file)
             content.append((file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
-    folder = digest((str(root.resolve()), image_size, image_channels))
+    version = 1                                      # to be raised when `fit` changes
+    folder = digest((version, str(root.resolve()), image_size, image_channels))
     return data_dir / "cache" / f"{folder}-{digest(content)}.npy"
 
 

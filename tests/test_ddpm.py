@@ -367,7 +367,7 @@ def test_points_in_the_plane_and_float64_work_as_well():
 @pytest.mark.parametrize("beta, message", [
     ([0.1, 1.0], "between 0 and 1"), ([0.0, 0.1], "between 0 and 1"), ([-0.1], "between 0 and 1"),
     ([0.1, math.nan], "between 0 and 1"), ([[0.1, 0.2]], r"not \(1, 2\)"), ([], r"not \(0,\)"),
-    (0.1, r"not \(\)"), ([0.999] * 20, "too small for float32")])
+    (0.1, r"not \(\)"), ([0.999] * 13, "too small for float32")])
 def test_betas_that_are_no_schedule_are_refused(beta, message):
     with pytest.raises(ValueError, match=message):
         DDPM(beta)
