@@ -228,6 +228,17 @@ def test_without_any_run_the_checkpoint_that_ships_is_sampled(tmp_path, monkeypa
     assert sample.newest_checkpoint() == Path(sample.__file__).parent / "assets" / "digits.pt"
 
 
+@pytest.mark.skipif(not sample.SHIPPED.exists(), reason="a copy of the source alone")
+def test_the_checkpoint_that_ships_is_the_default_run_and_small():
+    config, ddpm, model = sample.load(sample.SHIPPED)
+    default, _ = train.parse([])
+    assert {**vars(Config(**config)), "precision": "auto"} == vars(default)
+    assert sample.SHIPPED.stat().st_size <= 3_000_000
+    x_t = torch.randn(4, 1, 16, 16)                             # and it has learned what noise is
+    loss = ddpm.loss(model, data.to_model(data.load("digits", 16)[0]))
+    assert model(x_t, torch.full((4,), ddpm.T)).sub(x_t).square().mean() < 0.05 and loss < 0.15
+
+
 def test_a_seed_fixes_the_pictures(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
