@@ -151,7 +151,9 @@ def test_draw_stops_when_told(capsys):
 
 def test_many_images_come_in_batches_of_bounded_size_and_none_twice(monkeypatch):
     ddpm, config = DDPM(cosine_beta_schedule(3)), {"image_channels": 1, "image_size": 4}
-    xs = list(sample.batches(ddpm, zero, config, 300, seed=0))
+    frames = []
+    xs = list(sample.batches(ddpm, zero, config, 300, 0, frames))
+    assert len(frames) == 4 and torch.equal(frames[-1][0], xs[0][:64])       # of the first batch
     assert [tuple(x.shape) for x in xs] == [(256, 1, 4, 4), (44, 1, 4, 4)]
     assert len(torch.cat(xs).flatten(1).unique(dim=0)) == 300
     again = list(sample.batches(ddpm, zero, config, 300, seed=0))

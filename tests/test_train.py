@@ -271,6 +271,18 @@ def test_another_seed_is_another_run(config):
     assert not same(one["model"], two["model"]) and not same(one["rng"], two["rng"])
 
 
+def test_the_random_state_of_a_gpu_is_kept_too(monkeypatch):
+    gpu, state, kept = torch.device("cuda:1"), torch.ones(16, dtype=torch.uint8), []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: state * device.index)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *args: kept.append(args))
+    assert torch.equal(train.device_rng(gpu), state)
+    train.device_rng(gpu, state)
+    assert kept == [(state, gpu)]
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state)
+    assert train.device_rng(torch.device("mps")) is state
+    assert len(train.device_rng(torch.device("cpu"))) == 0
+
+
 def test_rows_logged_after_the_checkpoint_are_written_again(config):
     train.train(config(steps=4, log_every=1))
     with open(Path(config().out, "log.csv"), "a") as f:
