@@ -181,6 +181,31 @@ def test_the_log_is_the_mean_over_its_interval(config):
     assert quarters == ["2.5", "2.5", "", "2.5"]
 
 
+def test_a_line_of_the_log_says_how_fast_and_how_long(config, monkeypatch, capsys):
+    tally = torch.tensor([[3.0, 2, 1, 0], [2, 2, 2, 0]])
+    run = train.Run(None, None, None, tally, step=4)
+    Path(config().out).mkdir()
+    monkeypatch.setattr(train.time, "monotonic", lambda: 100.5)
+    train.log(Path(config().out), config(steps=12), run, since=(2, 100.0))   # 2 steps in 0.5 s
+    assert capsys.readouterr().out == ("step  4/12  loss 1.0000  by quarter of t 1.5000 1.0000 "
+                                       "0.5000 -  12 img/s  0:00:02 left\n")
+    assert not run.tally.any() and run.rows[0][:3] == [4, 1.0, 1.5]
+
+
+def test_the_plot_shows_the_loss_and_its_quarters(config, monkeypatch):
+    drawn, original = [], train.Figure.savefig
+    monkeypatch.setattr(train.Figure, "savefig", lambda figure, *args, **options:
+                        drawn.append(figure.axes[0]) or original(figure, *args, **options))
+    train.plot(Path(config().out), [[10, 0.5, 0.9, 0.4, 0.2, 0.1, 77.0],
+                                    [20, 0.3, 0.6, 0.3, 0.2, 0.1, 77.0]])
+    lines = {line.get_label(): line for line in drawn[0].get_lines()}
+    assert [list(line.get_ydata()) for line in lines.values()] == [
+        [0.5, 0.3], [0.9, 0.6], [0.4, 0.3], [0.2, 0.2], [0.1, 0.1]]
+    assert list(lines["all t"].get_xdata()) == [10, 20] and lines["all t"].get_color() == "black"
+    assert sum(line.get_color() == "black" for line in lines.values()) == 1
+    assert drawn[0].get_yscale() == "log"
+
+
 def test_the_grids_come_from_the_ema_and_the_same_noise(config, monkeypatch):
     drawn = []
     monkeypatch.setattr(train, "save_grid", lambda x, path: drawn.append(x))
@@ -410,6 +435,7 @@ def test_the_command_line_trains_resumes_and_refuses_to_overwrite(config, flags,
 @pytest.mark.parametrize("argv, words", [
     (["imagenet"], ["there is no preset 'imagenet'", "cifar10"]),
     (["--stepz", "5"], ["unrecognized arguments: --stepz"]),
+    (["--step", "5"], ["unrecognized arguments: --step"]),
     (["--steps", "many"], ["--steps", "'many'"]),
     (["--steps", "0"], ["--steps must be at least 1, not 0"]),
     (["--T", "0"], ["--T must be at least 1, not 0"]),
@@ -494,6 +520,11 @@ def test_the_cifar10_preset_is_appendix_B():
     assert (c.ema_decay, c.grad_clip, c.dropout, c.flip, c.steps) == (0.9999, 1, 0.1, True, 800_000)
     _, net = sample.build(vars(c))
     assert sum(weight.numel() for weight in net.parameters()) == 35_746_307
+
+
+def test_the_digits_preset_is_small_enough_for_a_laptop():
+    _, net = sample.build(vars(train.parse([])[0]))
+    assert sum(weight.numel() for weight in net.parameters()) == pytest.approx(0.70e6, rel=0.01)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
