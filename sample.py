@@ -113,10 +113,15 @@ def draw(ddpm, model, shape, generator, precision="auto", label="sampling", fram
     return x_t
 
 
+def batch_size(H):
+    """Return how many images of height H the network gets at once where no gradients are kept."""
+    return max(1, min(256, 2 ** 18 // H ** 2))
+
+
 def batches(ddpm, model, config, n, seed, frames=None):
     """Yield n images in batches (B, C, H, W) of bounded size, on the CPU; frames: of the first."""
     C, H = config["image_channels"], config["image_size"]
-    size = max(1, min(256, 2 ** 18 // H ** 2))
+    size = batch_size(H)
     precision = "float32" if config.get("precision") == "float32" else "auto"
     generator = torch.Generator(ddpm.beta.device).manual_seed(seed)
     for start in range(0, n, size):
@@ -125,10 +130,13 @@ def batches(ddpm, model, config, n, seed, frames=None):
                    frames if start == 0 else None).cpu()
 
 
-def grid(x):
-    """Arrange (N, C, H, W) images in [-1, 1] in a near-square picture.  Small ones are enlarged."""
+def grid(x, columns=None):
+    """Arrange (N, C, H, W) images in [-1, 1] in one picture, near-square unless `columns` is given.
+
+    Small images are enlarged.
+    """
     N, C, H, W = x.shape
-    columns = math.ceil(math.sqrt(N))
+    columns = columns or math.ceil(math.sqrt(N))
     rows = math.ceil(N / columns)
     scale = max(1, round(48 / max(H, W)))
     x = to_uint8(x.cpu()).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
@@ -158,7 +166,13 @@ def save_gif(frames, path):
                          duration=[80] * (len(pictures) - 1) + [3000])
 
 
-# ---- what train.py needs too ----
+def save_figure(figure, path):
+    """Write a matplotlib figure as a PNG."""
+    with replacing(path) as tmp:
+        figure.savefig(tmp, format="png", dpi=120)
+
+
+# ---- what train.py and the papers need too ----
 
 def pick_device(name="auto"):
     """Return the torch device of that name; "auto" takes cuda, then mps, then cpu."""
@@ -212,6 +226,33 @@ def integer(minimum, maximum=2 ** 32 - 1):
     return parse
 
 
+def file_name(suffix):
+    """Return an argparse type: the path of a file that ends in suffix."""
+    def parse(text):
+        if Path(text).suffix.lower() != suffix or Path(text).is_dir():
+            raise argparse.ArgumentTypeError(f"{text} must be a file name that ends in {suffix}")
+        return Path(text)
+    return parse
+
+
+def check_writable(path):
+    """Raise an OSError now, and not when there is something to write."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=path.parent).close()
+
+
+def arguments(doc):
+    """Return a Parser with the flags of every program that starts from a checkpoint."""
+    parser = Parser(description=doc, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path,
+                        help="default: the newest runs/*/checkpoint.pt, or else the one that ships")
+    parser.add_argument("--seed", type=integer(0), default=0,
+                        help="fixes the noise (0, with which train.py drew its samples.png)")
+    parser.add_argument("--device", default="auto", help="cuda, mps, cpu, or auto: the first found")
+    return parser
+
+
 @contextlib.contextmanager
 def one_line_errors(prog):
     """Say what went wrong in one line on stderr; exit with 2 for a wrong value, else with 1."""
@@ -237,36 +278,26 @@ def newest_checkpoint():
 
 
 def main(argv=None):
-    parser = Parser(description=__doc__, allow_abbrev=False,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path,
-                        help="default: the newest runs/*/checkpoint.pt, or else the one that ships")
+    parser = arguments(__doc__)
     parser.add_argument("--n", type=integer(1), default=64, help="number of samples (64)")
-    parser.add_argument("--seed", type=integer(0), default=0,
-                        help="fixes the noise (0, with which train.py drew its samples.png)")
-    parser.add_argument("--out", type=Path, default=Path("samples.png"),
+    parser.add_argument("--out", type=file_name(".png"), default="samples.png",
                         help="the grid, a PNG (samples.png)")
-    parser.add_argument("--gif", type=Path, help="animation of up to 64 of the samples")
+    parser.add_argument("--gif", type=file_name(".gif"), help="animation of the first 64 samples")
     parser.add_argument("--folder", type=Path, help="one PNG for each sample, instead of the grid")
-    parser.add_argument("--device", default="auto", help="cuda, mps, cpu, or auto: the first found")
     args = parser.parse_args(argv)
     with one_line_errors("sample.py"):
         run(args)
 
 
 def run(args):
-    for path, suffix in ((args.out, ".png"), (args.gif, ".gif")):
-        if path is not None and (path.suffix.lower() != suffix or path.is_dir()):
-            raise ValueError(f"{path} must be a file name that ends in {suffix}")
     if args.folder and args.folder.is_dir() and any(args.folder.iterdir()):
         raise ValueError(f"{args.folder} is not empty: old and new samples would mix")
     device = pick_device(args.device)
     checkpoint = args.checkpoint or newest_checkpoint()
     config, ddpm, model = load(checkpoint, device)
     for path in (args.gif, args.folder / "x.png" if args.folder else args.out):
-        if path is not None:                         # now, and not when the samples are there
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=path.parent).close()
+        if path is not None:
+            check_writable(path)
     print(f"{args.n} samples of {checkpoint} on {device}")
 
     frames = [] if args.gif else None

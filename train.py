@@ -32,7 +32,7 @@ from torch import nn
 
 import data
 from sample import (Parser, autocast, build, draw, fast_bf16, one_line_errors, pick_device,
-                    read_checkpoint, save_grid)
+                    read_checkpoint, save_figure, save_grid)
 from schedules import SCHEDULES
 
 COLUMNS = ("step", "loss", "q1", "q2", "q3", "q4", "images_per_second")
@@ -387,8 +387,7 @@ def plot(out, rows):
                   color="black" if column == "loss" else None)
     axes.set(xlabel="step", ylabel="L_simple (1: predicting 0)", yscale="log")
     axes.figure.legend(loc="outside right upper")
-    with data.replacing(out / "loss.png") as tmp:
-        axes.figure.savefig(tmp, format="png", dpi=120)
+    save_figure(axes.figure, out / "loss.png")
 
 
 def sample_grid(path, n, ddpm, config, run, stop):

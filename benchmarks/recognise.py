@@ -8,15 +8,13 @@ held-out digits stands beside it: no generator can be expected to do better.  Th
 much of what looks like digits is whole; for other pictures it means nothing, since the classifier
 was never shown any, and takes half of all white noise for a digit.
 """
-import argparse
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import data
-from sample import batches, load, newest_checkpoint, one_line_errors, pick_device
+from sample import (arguments, batches, integer, load, newest_checkpoint, one_line_errors,
+                    pick_device)
 
 
 def train_classifier(image_size=16, device="cpu", epochs=6, seed=0):
@@ -56,12 +54,8 @@ def read(net, x, confidence=0.9):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--n", type=int, default=256)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto")
+    parser = arguments(__doc__)
+    parser.add_argument("--n", type=integer(1), default=256, help="number of samples (256)")
     args = parser.parse_args()
     with one_line_errors("recognise.py"):
         device = pick_device(args.device)

@@ -1,9 +1,12 @@
 """Small, fast stand-ins that several test files share."""
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
 import data
-from train import Config
+from train import Config, train
 
 TINY = {"image_size": 8, "channels": 4, "channel_mults": (1, 2), "attention_resolutions": (4,),
         "T": 5, "schedule": "cosine", "steps": 6, "batch_size": 3, "warmup": 2, "log_every": 2,
@@ -25,6 +28,24 @@ def flags(tmp_path):
             f"--{name.replace('_', '-')}",
             ",".join(map(str, value)) if isinstance(value, tuple) else str(value))] + list(extra)
     return make
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+    c = Config(**{**TINY, "steps": 3, "lr": 0.05, "variance": "beta_tilde", "dropout": 0.5,
+                  "out": str(tmp_path_factory.mktemp("trained"))})
+    with pytest.MonkeyPatch.context() as patch:
+        original = data.digits
+        patch.setattr(data, "digits", lambda size, seed: original(size, 40, seed))
+        _, ema = train(c)
+    return Path(c.out), ema
+
+
+@pytest.fixture
+def trained(trained_once, config):
+    """(path of a checkpoint, its EMA as train returned it); the file is the test's own."""
+    shutil.copytree(trained_once[0], config().out)
+    return Path(config().out, "checkpoint.pt"), trained_once[1]
 
 
 @pytest.fixture(autouse=True)

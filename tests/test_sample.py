@@ -1,13 +1,11 @@
 """Sampling: a checkpoint is enough, pictures are exact, bad files are refused and not run."""
 import os
 import pickle
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
 from PIL import Image
 from test_train import refused
 
@@ -18,24 +16,6 @@ from ddpm import DDPM
 from schedules import cosine_beta_schedule
 from train import Config
 from unet import UNet
-
-
-@pytest.fixture(scope="module")
-def trained_once(tmp_path_factory):
-    c = Config(**{**TINY, "steps": 3, "lr": 0.05, "variance": "beta_tilde", "dropout": 0.5,
-                  "out": str(tmp_path_factory.mktemp("trained"))})
-    with pytest.MonkeyPatch.context() as patch:
-        original = data.digits
-        patch.setattr(data, "digits", lambda size, seed: original(size, 40, seed))
-        _, ema = train.train(c)
-    return Path(c.out), ema
-
-
-@pytest.fixture
-def trained(trained_once, config):
-    """(path of a checkpoint, its EMA as train returned it); the file is the test's own."""
-    shutil.copytree(trained_once[0], config().out)
-    return Path(config().out, "checkpoint.pt"), trained_once[1]
 
 
 def zero(x_t, t):

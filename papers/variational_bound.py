@@ -1,0 +1,227 @@
+"""The variational bound: how many bits a trained chain needs for an image, and where they go.
+
+Ho et al. 2020, sec. 2, 3.2, 3.3 and 4.3: Eq. 3, 5, 8, 12, 13, Algorithms 3 and 4, Fig. 5, Table 4.
+
+    python -m papers.variational_bound [--checkpoint F] [--data NAME] [--n 64]
+
+It prints bits/dim term by term (the NLL of Table 1) and rate and distortion along t (Table 4), and
+draws Fig. 5.  Eq. 3 as Eq. 5 writes it, for one image x_0 of D pixel values:
+
+    L = L_T + L_{T-1} + ... + L_1 + L_0
+    L_T     = KL(q(x_T | x_0) || N(0, I))
+    L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p_theta(x_{t-1} | x_t)),   t = T, ..., 2
+    L_0     = -log p_theta(x_0 | x_1)
+
+all taken over x_1, ..., x_T ~ q.  Divided by D log 2 they are bits/dim.
+
+A chain is scored as it samples: with x_0_hat clipped, as in the authors' code, and always in
+float32.  For variance "beta_tilde" Eq. 13 would divide by sigma_1 = 0; as in the authors' code its
+decoder has the variance beta_tilde_2.  They use that one for "beta" too; a row of its own shows it.
+"""
+import math
+
+import torch
+from matplotlib.figure import Figure
+
+import data
+from sample import (arguments, batch_size, check_writable, file_name, integer, load,
+                    newest_checkpoint, one_line_errors, pick_device, save_figure)
+
+
+def kl(mean_q, variance_q, mean_p, variance_p):
+    """Return KL(N(mean_q, variance_q) || N(mean_p, variance_p)), each entry its own, in nats.
+
+    This is Eq. 8 with its C written out.  With mu_theta of Eq. 11 the last summand is Eq. 12.
+
+        KL = 1/2 (log(variance_p / variance_q) + variance_q / variance_p - 1)          this is C
+           + (mean_q - mean_p)^2 / (2 variance_p)
+
+    Args:
+        mean_q, mean_p: tensors of one shape, or that broadcast.
+        variance_q, variance_p: positive floats.
+
+    Returns:
+        A tensor of their shape.
+    """
+    ratio = variance_q / variance_p
+    return (ratio - 1 - math.log(ratio)) / 2 + (mean_q - mean_p) ** 2 / (2 * variance_p)
+
+
+def decoder_nll(x_0, mean, sigma):
+    """Return -log p_theta(x_0 | x_1) of each pixel value, in nats.  Ho et al. 2020, Eq. 13.
+
+        p(x_0 | x_1) = integral of N(x; mean, sigma^2) over the bin of x_0, 2/255 wide;
+                       the bins of -1 and 1 reach to -infinity and infinity
+
+    The probability is a difference of two values of the normal distribution function.  Both are
+    kept as logarithms, of the tail on their own side, so that it is exact where they differ by
+    1e-300, and in float64.
+
+    Args:
+        x_0: (B, C, H, W) float images whose values are k / 127.5 - 1 for k in 0..255.
+        mean: (B, C, H, W) float, mu_theta(x_1, 1).
+        sigma: positive float, the standard deviation.
+
+    Returns:
+        (B, C, H, W) float64, on the CPU.
+    """
+    k, mean = data.to_uint8(x_0.cpu()).double(), mean.cpu().double()
+    upper = ((k + 0.5) / 127.5 - 1 - mean) / sigma
+    lower = ((k - 0.5) / 127.5 - 1 - mean) / sigma
+    upper[k == 255], lower[k == 0] = math.inf, -math.inf
+    mirror = lower + upper > 0                       # to the left, where the tail is small
+    lower, upper = torch.where(mirror, -upper, lower), torch.where(mirror, -lower, upper)
+    log_lower, log_upper = torch.special.log_ndtr(lower), torch.special.log_ndtr(upper)
+    return -log_upper - torch.log(-torch.expm1(log_lower - log_upper))
+
+
+@torch.no_grad()
+def send(ddpm, model, x_0, clip=True, generator=None):
+    """Send x_0 bit by bit.  Ho et al. 2020, Algorithm 3, with the receiver's view, Algorithm 4.
+
+        x_T ~ q(x_T | x_0), then x_{t-1} ~ q(x_{t-1} | x_t, x_0) for t = T, ..., 2
+
+    Only the sender knows x_0.  Both know p_theta(x_{t-1} | x_t), and with it minimal random coding
+    sends x_{t-1} in about L_{t-1} bits.  The receiver, who now has x_{t-1}, shows x_0_hat, Eq. 15.
+
+    Args:
+        ddpm, model: the process and eps_theta.
+        x_0: (B, C, H, W) float images in [-1, 1].
+        clip: clip x_0_hat to [-1, 1].
+        generator: torch.Generator on the device of x_0.
+
+    Yields:
+        t = T, ..., 1; x_t, as received; and x_0_hat, the estimate made from it.
+    """
+    def z():
+        return torch.randn(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
+
+    x_t = ddpm.q_sample(x_0, ddpm.T, z())                                       # Eq. 4
+    for t in range(ddpm.T, 0, -1):
+        yield t, x_t, ddpm.estimate_x_0(model, x_t, t, clip)
+        x_t = ddpm.posterior_mean(x_0, x_t, t) + ddpm.beta_tilde[t].sqrt() * z()     # Eq. 6, 7
+
+
+def bound(ddpm, model, x_0, clip=True, generator=None):
+    """Estimate every term of the bound for each image.  Ho et al. 2020, Eq. 5.
+
+    Each L_t is the exact KL divergence at one x_{t+1} drawn from q: unbiased.
+
+    Args:
+        ddpm, model, x_0, clip, generator: as for `send`; x_0 with the values of `decoder_nll`.
+
+    Returns:
+        L: {"beta": (B, T + 1), "beta_tilde": (B, T + 1)} float64 bits/dim for the two variances of
+            sec. 3.2, whichever ddpm has; [:, t] is L_t.
+        mse: (B, T + 1) float64, the mean squared error of x_0_hat made from x_t; 0 at t = 0.
+    """
+    def mean(values):                                # over the pixels
+        return values.flatten(1).mean(1).cpu().double()
+
+    T, beta_tilde = ddpm.T, ddpm.beta_tilde.tolist()
+    variances = {"beta": ddpm.beta.tolist(), "beta_tilde": beta_tilde.copy()}
+    variances["beta_tilde"][1] = beta_tilde[2] if T > 1 else variances["beta"][1]
+    L = {name: torch.empty(len(x_0), T + 1, dtype=torch.float64) for name in variances}
+    mse = torch.zeros(len(x_0), T + 1, dtype=torch.float64)
+    for t, x_t, x_0_hat in send(ddpm, model, x_0, clip, generator):
+        mse[:, t] = mean((x_0_hat - x_0) ** 2)
+        mu_tilde, mu_theta = (ddpm.posterior_mean(x, x_t, t) for x in (x_0, x_0_hat))
+        for name, variance in variances.items():
+            if t > 1:
+                L[name][:, t - 1] = mean(kl(mu_tilde, beta_tilde[t], mu_theta, variance[t]))
+            else:
+                L[name][:, 0] = mean(decoder_nll(x_0, mu_theta, math.sqrt(variance[1])))
+    mean_T = ddpm.alpha_bar[T].sqrt() * x_0
+    for nats in L.values():
+        nats[:, T] = mean(kl(mean_T, ddpm.one_minus_alpha_bar[T].item(), 0, 1))
+        nats /= math.log(2)
+    return L, mse
+
+
+def rate_distortion(L, mse):
+    """Return what a receiver has got, and sees, at each time.  Ho et al. 2020, sec. 4.3.
+
+    Args:
+        L, mse: (N, T + 1), of `bound`, for one variance.
+
+    Returns:
+        rate: (T + 1,) bits/dim received once x_t is known: L_T + ... + L_t; [0] is the whole bound.
+        distortion: (T + 1,) root mean squared error of x_0_hat on the scale 0..255; 0 at t = 0.
+    """
+    return L.mean(0).flip(0).cumsum(0).flip(0), 127.5 * mse.mean(0).sqrt()
+
+
+def terms(L):
+    """Return the rows of the table of bits/dim: {name: (N, 4) L_T, L_{1..T-1}, L_0 and L}."""
+    rows = {f"{name} (sec. 3.2)": each for name, each in L.items()}
+    rows["beta, L_0 as the authors' code"] = torch.cat(
+        [L["beta_tilde"][:, :1], L["beta"][:, 1:]], 1)
+    return {name: torch.stack([x[:, -1], x[:, 1:-1].sum(1), x[:, 0], x.sum(1)], 1)
+            for name, x in rows.items()}
+
+
+def draw_figure(rate, distortion):
+    """Draw Fig. 5: distortion and rate along the chain, and one against the other."""
+    T = len(rate) - 1
+    steps, rate, distortion = T - torch.arange(1, T + 1), rate[1:], distortion[1:]
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    time, d, r = "reverse process steps (T - t)", "distortion (RMSE, 0..255)", "rate (bits/dim)"
+    for axes, x, y, labels in zip(figure.subplots(1, 3), (steps, steps, rate),
+                                  (distortion, rate, distortion), ((time, d), (time, r), (r, d)),
+                                  strict=True):
+        axes.plot(x, y)
+        axes.set(xlabel=labels[0], ylabel=labels[1], ylim=(0, None))
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def main(argv=None):
+    parser = arguments(__doc__)
+    parser.add_argument("--data", help="data set or folder (default: what it was trained on)")
+    parser.add_argument("--split", choices=("test", "train"), default="test",
+                        help="of the data set; a folder has one only (test)")
+    parser.add_argument("--n", type=integer(2), default=64, help="number of images (64)")
+    parser.add_argument("--out", type=file_name(".png"), default="variational_bound.png",
+                        help="the figure, a PNG (variational_bound.png)")
+    args = parser.parse_args(argv)
+    with one_line_errors("variational_bound"):
+        run(args)
+
+
+def run(args):
+    device, checkpoint = pick_device(args.device), args.checkpoint or newest_checkpoint()
+    config, ddpm, model = load(checkpoint, device)
+    name = args.data or config["data"]
+    x, _ = data.load(name, config["image_size"], config["image_channels"], args.split,
+                     config["data_dir"])
+    check_writable(args.out)
+    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(args.seed))[:args.n]]
+    print(f"{len(x)} images of {name} ({args.split}) under {checkpoint}, T = {ddpm.T}, on {device}")
+
+    generator, parts = torch.Generator(device).manual_seed(args.seed), []
+    counted = {"beta": [], "beta_tilde": []}
+    for part in data.track(x.split(batch_size(config["image_size"])), "batches"):
+        L, mse = bound(ddpm, model, data.to_model(part).to(device), generator=generator)
+        parts.append(mse)
+        for variance, values in L.items():
+            counted[variance].append(values)
+    L, mse = {name: torch.cat(values) for name, values in counted.items()}, torch.cat(parts)
+
+    print(f"\n{'bits/dim, standard error':32}" + "".join(
+        f"{title:>20}" for title in ("L_T", "L_1 + ... + L_T-1", "L_0", "L")))
+    for title, values in terms(L).items():
+        errors = values.std(0) / math.sqrt(len(values))
+        print(f"{title:32}" + "".join(f"{mean:11.5f} +- {error:.4f}" for mean, error in
+                                      zip(values.mean(0), errors, strict=True)))
+    variance = config["variance"]
+    rate, distortion = rate_distortion(L[variance], mse)
+    print(f"\n{'T - t + 1':>9} {'rate (bits/dim)':>17} {'distortion (RMSE, 0..255)':>27}"
+          f"      ({variance})")
+    for t in sorted({ddpm.T + 1 - max(1, ddpm.T * i // 10) for i in range(1, 11)}):
+        print(f"{ddpm.T - t + 1:9} {rate[t]:17.5f} {distortion[t]:27.5f}")
+    save_figure(draw_figure(rate, distortion), args.out)
+    print(f"\nwrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()
