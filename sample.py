@@ -62,6 +62,14 @@ def read_checkpoint(path):
         raise ValueError(f"{path} is not a whole checkpoint made by train.py") from error
 
 
+def write_checkpoint(content, path):
+    """Replace a checkpoint.  Whatever kills the program, the old or the new one is there, whole."""
+    buffer = io.BytesIO()                            # so that a full disk fails in a plain write
+    torch.save(content, buffer)
+    with replacing(path) as tmp:
+        tmp.write_bytes(buffer.getbuffer())
+
+
 def load(checkpoint, device="cpu", model=None):
     """Rebuild a trained process and network from a checkpoint file alone.
 
@@ -210,7 +218,11 @@ def fast_bf16(device):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser whose errors are one line."""
+    """An argparse parser that shows a docstring as it stands, and whose errors are one line."""
+
+    def __init__(self, doc, epilog=None):
+        super().__init__(description=doc, epilog=epilog, allow_abbrev=False,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message}\n")
@@ -243,8 +255,7 @@ def check_writable(path):
 
 def arguments(doc):
     """Return a Parser with the flags of every program that starts from a checkpoint."""
-    parser = Parser(description=doc, allow_abbrev=False,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(doc)
     parser.add_argument("--checkpoint", type=Path,
                         help="default: the newest runs/*/checkpoint.pt, or else the one that ships")
     parser.add_argument("--seed", type=integer(0), default=0,

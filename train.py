@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import copy
 import csv
-import io
 import math
 import shlex
 import signal
@@ -32,7 +31,7 @@ from torch import nn
 
 import data
 from sample import (Parser, autocast, build, draw, fast_bf16, one_line_errors, pick_device,
-                    read_checkpoint, save_figure, save_grid)
+                    read_checkpoint, save_figure, save_grid, write_checkpoint)
 from schedules import SCHEDULES
 
 COLUMNS = ("step", "loss", "q1", "q2", "q3", "q4", "images_per_second")
@@ -108,6 +107,11 @@ class Config:
                  f"must be among the heights of the levels, {show(tuple(heights))}")):
             if not good:
                 refuse(name, f"{right}, not {show(getattr(self, name))!r}")
+
+    def plain(self):
+        """Return the dict that a checkpoint holds, of plain values."""
+        return {name: list(value) if isinstance(value, tuple) else value
+                for name, value in asdict(self).items()}
 
 
 MNIST = dict(image_size=28, channel_mults=(1, 2, 2), attention_resolutions=(7,), steps=20_000,
@@ -316,16 +320,11 @@ def has_run(out):
 
 
 def save(out, config, run):
-    """Replace the checkpoint.  Whatever kills the run, the old or the new one is there, whole."""
-    plain = {name: list(value) if isinstance(value, tuple) else value
-             for name, value in asdict(config).items()}
-    content = io.BytesIO()                           # so that a full disk fails in a plain write
-    torch.save({"config": plain, "step": run.step, "model": run.model.state_dict(),
-                "ema": run.ema.state_dict(), "optimizer": run.optimizer.state_dict(),
-                "tally": run.tally, "rows": run.rows, "rng": torch.get_rng_state(),
-                "device_rng": device_rng(run.tally.device)}, content)
-    with data.replacing(out / "checkpoint.pt") as tmp:
-        tmp.write_bytes(content.getbuffer())
+    """Replace the checkpoint with one of this moment."""
+    write_checkpoint({"config": config.plain(), "step": run.step, "model": run.model.state_dict(),
+                      "ema": run.ema.state_dict(), "optimizer": run.optimizer.state_dict(),
+                      "tally": run.tally, "rows": run.rows, "rng": torch.get_rng_state(),
+                      "device_rng": device_rng(run.tally.device)}, out / "checkpoint.pt")
 
 
 def restore(out, config, run):
@@ -409,9 +408,7 @@ def parse(argv=None):
         f"--{k.replace('_', '-')} {'' if v is True else show(v) or 'DIR'}".strip()
         for k, v in preset.items()), width=78, subsequent_indent="    ", break_on_hyphens=False)
         for name, preset in PRESETS.items()]
-    parser = Parser(description=__doc__, allow_abbrev=False,
-                    epilog="A preset stands for these flags:\n\n" + "\n".join(presets),
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, "A preset stands for these flags:\n\n" + "\n".join(presets))
     parser.add_argument("preset", nargs="?", help=f"{', '.join(PRESETS)} (digits)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     for f in fields(Config):

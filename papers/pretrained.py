@@ -1,0 +1,252 @@
+"""The authors' own networks: turn one in the format of diffusers into a checkpoint of ours.
+
+Ho et al. 2020, appendix B: CIFAR-10 at 32 x 32 (35.7 million weights), LSUN and CelebA-HQ at
+256 x 256 (114 million).
+
+    python -m papers.pretrained FOLDER --out authors.pt
+    python sample.py --checkpoint authors.pt
+
+FOLDER is a copy of such a repository as google/ddpm-cifar10-32 or google/ddpm-ema-bedroom-256 on
+the Hugging Face hub: config.json, diffusion_pytorch_model.safetensors or .bin, and, if it is there,
+scheduler_config.json.  The result is the same function of x_t and t to rounding (tested), and all
+that differs is layout: q, k and v are one layer here, and time.  Their t counts from 0, ours from
+1, and the weights that read the time are rotated so that our network called with t is theirs called
+with t - 1.  A network that ours cannot be is refused.
+"""
+import json
+import math
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sample import Parser, build, one_line_errors, write_checkpoint
+from train import PRESETS, Config
+from unet import ResidualBlock, timestep_embedding
+
+# What our network is, and where diffusers differs from that as long as a config is silent.
+OURS = {"time_embedding_type": "positional", "freq_shift": 1, "flip_sin_to_cos": False,
+        "time_embedding_dim": None, "center_input_sample": False, "act_fn": "silu",
+        "norm_eps": 1e-6, "attn_norm_num_groups": None, "attention_head_dim": None,
+        "resnet_time_scale_shift": "default", "downsample_padding": 0, "downsample_type": "conv",
+        "upsample_type": "conv", "mid_block_type": "UNetMidBlock2D", "mid_block_scale_factor": 1,
+        "add_attention": True, "class_embed_type": None, "num_class_embeds": None}
+SILENT = {**OURS, "freq_shift": 0, "flip_sin_to_cos": True, "norm_eps": 1e-5,
+          "attention_head_dim": 8, "downsample_padding": 1, "layers_per_block": 2,
+          "norm_num_groups": 32, "in_channels": 3, "out_channels": 3, "dropout": 0.0}
+PROCESS = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4,
+           "beta_end": 0.02, "trained_betas": None, "variance_type": "fixed_large",
+           "clip_sample": True, "prediction_type": "epsilon"}             # Ho et al. 2020, sec. 4
+TOP = {"emb.0": "time_embedding.linear_1", "emb.2": "time_embedding.linear_2",
+       "conv_in": "conv_in", "norm_out": "conv_norm_out", "conv_out": "conv_out"}
+PARTS = {"norm1": "resnets.{}.norm1", "conv1": "resnets.{}.conv1", "norm2": "resnets.{}.norm2",
+         "emb": "resnets.{}.time_emb_proj", "conv2": "resnets.{}.conv2",
+         "shortcut": "resnets.{}.conv_shortcut", "attention.norm": "attentions.{}.group_norm",
+         "attention.qkv": "attentions.{}.to_q attentions.{}.to_k attentions.{}.to_v",
+         "attention.proj": "attentions.{}.to_out.0"}
+FORMER = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def convert(folder, dataset="cifar10"):
+    """Read a network in the format of diffusers, and return it as the content of a checkpoint.
+
+    Args:
+        folder: path of config.json and its weights, or of a pipeline with them in unet/.
+        dataset: what the checkpoint is to name as its data.
+
+    Returns:
+        dict of config, step and ema, as `sample.load` takes it from a file.
+
+    Raises:
+        ValueError: a file is damaged, or the network or the process is not one that ours can be.
+        OSError: a file is missing.
+    """
+    folder = Path(folder)
+    unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
+    theirs = {**SILENT, **read_json(unet_folder / "config.json")}
+    for key, value in OURS.items():
+        require(theirs[key] == value, f"{key} is {theirs[key]!r}, and {value!r} in our network")
+    scheduler = [path for path in (folder / "scheduler_config.json",
+                                   folder / "scheduler" / "scheduler_config.json")
+                 if path.is_file()]
+    try:
+        config = make_config(theirs, read_json(scheduler[0]) if scheduler else {}, dataset)
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{unet_folder} holds no settings of a UNet2DModel: {error!r}") from error
+
+    _, unet = build(config.plain())
+    for module in unet.modules():
+        if isinstance(module, nn.GroupNorm):
+            require(module.num_groups == theirs["norm_num_groups"],
+                    f"norm_num_groups is {theirs['norm_num_groups']}, and {module.num_groups} in "
+                    f"our network at {module.num_channels} channels")
+    return {"config": config.plain(), "step": 0,
+            "ema": translate(read_weights(unet_folder), unet)}
+
+
+def make_config(theirs, scheduler, dataset):
+    """Say in our words what config.json and scheduler_config.json say."""
+    size, widths = theirs["sample_size"], theirs["block_out_channels"]
+    down, up = theirs["down_block_types"], theirs["up_block_types"]
+    levels = ["Attn" in name for name in down]
+    mults = [width // widths[0] for width in widths]
+    require(down == [f"{'Attn' * attention}DownBlock2D" for attention in levels]
+            and up == [f"{'Attn' * attention}UpBlock2D" for attention in reversed(levels)],
+            f"the levels of {down} and {up} are not those of our network")
+    require(widths == [mult * widths[0] for mult in mults],
+            f"block_out_channels {widths} are not multiples of the first")
+    require(theirs["in_channels"] == theirs["out_channels"], "it does not predict epsilon alone")
+
+    process = {**PROCESS, **scheduler}
+    schedule = {"linear": "linear", "squaredcos_cap_v2": "cosine"}.get(process["beta_schedule"])
+    variance = {"fixed_large": "beta", "fixed_small": "beta_tilde"}.get(process["variance_type"])
+    ends = process["beta_start"], process["beta_end"], process["trained_betas"]
+    require(schedule == "cosine" or (schedule, *ends) == ("linear", 1e-4, 0.02, None),
+            f"the schedule {process['beta_schedule']!r} with {ends} is not in schedules.py")
+    require(variance is not None, f"there is no variance_type {process['variance_type']!r} here")
+    require(process["prediction_type"] == "epsilon" and process["clip_sample"],
+            "its process does not predict epsilon, or does not clip x_0_hat")
+    return Config(**{**PRESETS["cifar10"], "data": dataset, "image_size": size,
+                     "image_channels": theirs["in_channels"], "channels": widths[0],
+                     "channel_mults": mults, "num_res_blocks": theirs["layers_per_block"],
+                     "attention_resolutions": [size // 2 ** i for i, on in enumerate(levels) if on],
+                     "dropout": theirs["dropout"], "T": process["num_train_timesteps"],
+                     "schedule": schedule, "variance": variance})
+
+
+def translate(theirs, unet):
+    """Return the state dict of `unet` made of their tensors: each used once, and none missing."""
+    theirs = dict(theirs)
+    for key in list(theirs):
+        for former, name in FORMER.items():
+            theirs[key.replace(former, name)] = theirs.pop(key)
+            key = key.replace(former, name)
+    ours = {}
+    for layer, names in layers(unet):
+        for kind in ("weight", "bias"):
+            old = unet.get_parameter(f"{layer}.{kind}")
+            missing = [name for name in names if f"{name}.{kind}" not in theirs]
+            require(not missing, f"the file has no {kind} of {', '.join(missing)}")
+            new = torch.cat([theirs.pop(f"{name}.{kind}").float() for name in names])
+            new = new.reshape(new.shape + (1, 1)[:old.dim() - new.dim()])    # Linear: 1 x 1 conv
+            require(new.shape == old.shape,
+                    f"the {kind} of {names[0]} has the shape {tuple(new.shape)}")
+            ours[f"{layer}.{kind}"] = new
+    require(not theirs, f"our network has no place for {', '.join(sorted(theirs)[:3])}")
+    ours["emb.0.weight"] = count_from_1(ours["emb.0.weight"])
+    return ours
+
+
+def layers(unet):
+    """Yield the name of each of our layers that has weights, and the list of their names for it."""
+    blocks = [(f"mid.{i}", "mid_block", i) for i in range(len(unet.mid))]
+    for side in ("down", "up"):
+        level = j = 0
+        for i, block in enumerate(getattr(unet, side)):
+            if isinstance(block, ResidualBlock):
+                blocks.append((f"{side}.{i}", f"{side}_blocks.{level}", j))
+                j += 1
+            else:
+                yield f"{side}.{i}", [f"{side}_blocks.{level}.{side}samplers.0.conv"]
+                level, j = level + 1, 0
+    for ours, theirs, j in blocks:
+        for part, names in PARTS.items():
+            with_weights = dict(unet.get_submodule(ours).named_modules()).get(part)
+            if with_weights is not None and list(with_weights.parameters()):
+                yield f"{ours}.{part}", [f"{theirs}.{name.format(j)}" for name in names.split()]
+    yield from ((ours, [theirs]) for ours, theirs in TOP.items())
+
+
+def count_from_1(weight):
+    """Return W with W emb(t) = weight emb(t - 1) for every t.
+
+    The embedding has sin(t w_i) and cos(t w_i), see unet.timestep_embedding.  A shift of t rotates
+    each such pair by the angle w_i:
+
+        sin((t - 1) w) = cos(w) sin(t w) - sin(w) cos(t w)
+        cos((t - 1) w) = sin(w) sin(t w) + cos(w) cos(t w)
+
+    Args:
+        weight: (C_out, C) of the layer that reads the embedding.
+
+    Returns:
+        (C_out, C) float32.
+    """
+    n = weight.shape[1] // 2
+    W, emb = weight.double(), timestep_embedding(torch.ones(1), weight.shape[1])[0].double()
+    sin, cos = emb[:n], emb[n:2 * n]                                 # of w_i: the embedding of 1
+    of_sin, of_cos = W[:, :n], W[:, n:2 * n]
+    return torch.cat([of_sin * cos + of_cos * sin, of_cos * cos - of_sin * sin, W[:, 2 * n:]],
+                     dim=1).float()
+
+
+# ---- files ----
+
+def require(condition, message):
+    if not condition:
+        raise ValueError(f"this network cannot be loaded: {message}")
+
+
+def read_json(path):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no settings")
+    return content
+
+
+def read_weights(folder):
+    """Return {name: tensor} of the file of weights in a folder."""
+    path = folder / "diffusion_pytorch_model.safetensors"
+    if not path.is_file():
+        path = path.with_suffix(".bin")
+    try:
+        if path.suffix == ".safetensors":
+            return read_safetensors(path.read_bytes())
+        with open(path, "rb") as f, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            theirs = torch.load(f, map_location="cpu", weights_only=True)
+        return {name: tensor for name, tensor in theirs.items() if tensor.is_floating_point()}
+    except OSError:
+        raise
+    except Exception as error:                       # a damaged or hostile file raises anything
+        raise ValueError(f"{path} is not a whole file of weights") from error
+
+
+def read_safetensors(content):
+    """Read the format safetensors: the length of a header in 8 bytes, the header in JSON, the data.
+
+    Each entry of the header has a dtype, a shape, and two offsets into the data.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        first, last = (start + offset for offset in entry["data_offsets"])
+        values = torch.frombuffer(bytearray(content[first:last]), dtype=DTYPES[entry["dtype"]])
+        if math.prod(entry["shape"]) * values.itemsize != last - first:
+            raise ValueError(f"{name} has not the size of its shape")
+        tensors[name] = values.reshape(entry["shape"])
+    return tensors
+
+
+def main(argv=None):
+    parser = Parser(__doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="config.json and weights")
+    parser.add_argument("--out", type=Path, default=Path("authors.pt"),
+                        help="the checkpoint (authors.pt)")
+    parser.add_argument("--data", default="cifar10", help="what it was trained on, for programs "
+                        "that ask (cifar10)")
+    args = parser.parse_args(argv)
+    with one_line_errors("pretrained"):
+        write_checkpoint(convert(args.folder, args.data), args.out)
+        print(f"wrote {args.out}; now: python sample.py --checkpoint {args.out}")
+
+
+if __name__ == "__main__":
+    main()
