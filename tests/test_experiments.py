@@ -1,0 +1,189 @@
+"""The experiments of sec. 4.3 and 4.4: the right times, and the same x_t wherever it is shared."""
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_ddpm import STRONG, coefficients, gaussian, point_mass, strong
+from test_train import refused
+
+from papers import experiments
+from papers.experiments import decode, eighths, interpolate, pick_two, progressive, share
+
+
+def noise(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+class Spy:
+    """A model that keeps what it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, x_t, t):
+        assert len(t.unique()) == 1
+        self.asked.append((t[0].item(), x_t))
+        return 0.5 * x_t
+
+    @property
+    def times(self):
+        return [t for t, _ in self.asked]
+
+
+# ---- decoding from x_t ----
+
+@pytest.mark.parametrize("t", [0, 1, 5, 8])
+def test_decoding_starts_at_t_and_takes_every_step_down_to_1(t):
+    spy, x_t = Spy(), torch.randn(2, 1, 3, 3)
+    x_0 = decode(strong(), spy, x_t, t)
+    assert spy.times == list(range(t, 0, -1))
+    assert torch.equal(x_0, x_t) == (t == 0)
+
+
+def test_decoding_from_T_is_algorithm_2():
+    ddpm, x_T = strong(), torch.randn(2, 1, 3, 3, generator=noise())
+    for clip in (True, False):
+        *_, (_, x_0, _) = ddpm.reverse_process(gaussian(0, 1, STRONG), x_T, clip, noise(1))
+        decoded = decode(ddpm, gaussian(0, 1, STRONG), x_T, 8, clip, noise(1))
+        assert torch.equal(decoded, x_0)
+    assert decode(ddpm, lambda x_t, t: 0 * x_t, 9 * x_T, 8).abs().max() <= 1      # clip by default
+
+
+# ---- Fig. 6 ----
+
+def test_progressive_generation_shows_x_0_hat_at_the_times_asked_for():
+    ddpm, model, x_T = strong(), gaussian(0, 0.3, STRONG), torch.randn(2, 1, 3, 3)
+    steps = {t: x_0_hat for t, _, x_0_hat in ddpm.reverse_process(model, x_T, generator=noise())}
+    shown = progressive(ddpm, model, x_T, [0, 8, 3], generator=noise())
+    assert shown.shape == (2, 3, 1, 3, 3)
+    assert torch.equal(shown, torch.stack([steps[8], steps[3], steps[0]], dim=1))
+    wild = progressive(ddpm, lambda x_t, t: 0 * x_t, 9 * x_T, [8], clip=False)
+    assert wild.abs().max() > 1
+
+
+# ---- Fig. 7 ----
+
+def test_samples_share_x_t_and_nothing_after_it():
+    ddpm, model, x_T = strong(), gaussian(0, 0.3, STRONG), torch.randn(1, 1, 3, 3)
+    shared = share(ddpm, model, x_T, [8, 4, 1, 0], n=5, generator=noise())
+    assert list(shared) == [8, 4, 1, 0] and torch.equal(shared[8][-1:], x_T)
+    assert all(images.shape == (6, 1, 3, 3) for images in shared.values())
+    for t in (8, 4):
+        assert len(shared[t].flatten(1).unique(dim=0)) == 6
+    for t in (1, 0):                                 # the last step adds no noise
+        assert len(shared[t][:-1].flatten(1).unique(dim=0)) == 1
+    *_, (_, x_0, _) = ddpm.reverse_process(model, x_T, generator=noise())
+    assert torch.equal(shared[0][-1:], x_0)          # one chain, not disturbed by the splits
+
+
+def test_the_smaller_the_shared_t_the_more_alike_the_samples():
+    x_T = torch.randn(1, 1, 40, 40)
+    shared = share(strong(), gaussian(0, 1, STRONG), x_T, [8, 4, 2], n=4, clip=False)
+    spread = [images[:-1].var(0).mean().item() for images in shared.values()]
+    beta, alpha_bar = coefficients(STRONG)           # the variance of x_0 given x_t is 1 - alpha_bar
+    exact = [1 - alpha_bar[t] - beta[1] for t in (8, 4, 2)]     # less the noise of the last step
+    assert spread == pytest.approx(exact, rel=0.1)
+
+
+# ---- Fig. 8 and 9 ----
+
+@pytest.mark.parametrize("t", [1, 5, 8])
+def test_images_are_mixed_and_decoded_at_the_time_they_were_noised_to(t):
+    spy, x_0, other = Spy(), torch.full((1, 50, 50), 0.5), torch.full((1, 50, 50), -0.8)
+    lambdas = [0, 0.25, 1]
+    interpolate(strong(), spy, x_0, other, t, lambdas, generator=noise())
+    assert spy.times == list(range(t, 0, -1))
+    x_t, mixed, other_t = spy.asked[0][1]
+    torch.testing.assert_close(mixed, 0.75 * x_t + 0.25 * other_t)        # the same x_t for each
+    _, alpha_bar = coefficients(STRONG)
+    for image, c in ((x_t, 0.5), (other_t, -0.8)):
+        spread = math.sqrt(1 - alpha_bar[t])
+        assert image.mean().item() == pytest.approx(math.sqrt(alpha_bar[t]) * c, abs=0.1 * spread)
+        assert image.std().item() == pytest.approx(spread, rel=0.1)
+    correlation = np.corrcoef(x_t.flatten(), other_t.flatten())[0, 1]
+    assert abs(correlation) < 0.1                                         # each its own noise
+
+
+def test_at_t_0_pixels_are_mixed():
+    x_0, other = torch.randn(2, 1, 3, 3)
+    spy = Spy()
+    mixed = interpolate(strong(), spy, x_0, other, 0, [0, 0.3, 1])
+    torch.testing.assert_close(mixed, torch.stack([x_0, 0.7 * x_0 + 0.3 * other, other]))
+    assert spy.times == []
+
+
+def test_if_all_data_is_one_point_every_mixture_decodes_to_it():
+    x_0 = torch.full((1, 3, 3), 0.3)
+    for t in (1, 4, 8):
+        x = interpolate(strong(), point_mass(0.3, STRONG), x_0, x_0, t, [0, 0.5, 1])
+        torch.testing.assert_close(x, x_0.expand(3, 1, 3, 3), rtol=0, atol=2e-6)
+
+
+def test_clipping_and_the_seed_reach_the_decoder():
+    x_0, other = torch.randn(2, 1, 3, 3)
+    make = [interpolate(strong(), lambda x_t, t: 0 * x_t, 9 * x_0, other, 8, [0, 1], clip, noise(n))
+            for clip, n in ((True, 0), (False, 0), (True, 1))]
+    assert make[0].abs().max() <= 1 < make[1].abs().max() and not torch.equal(make[0], make[2])
+
+
+# ---- the program ----
+
+def test_the_times_are_those_of_the_figures():
+    assert eighths(1000, 8, 6, 4, 2) == [1000, 750, 500, 250]
+    assert eighths(1000, 8, 7, 6, 5, 4, 3, 2, 1, 0) == [1000, 875, 750, 625, 500, 375, 250, 125, 0]
+    assert experiments.LAMBDAS == pytest.approx([i / 10 for i in range(11)])
+
+
+def test_the_pair_is_of_two_classes_if_there_are_two():
+    x = torch.arange(6)
+    for seed in range(20):
+        one, two = pick_two(x, torch.tensor([0, 0, 0, 0, 0, 1]), seed).tolist()
+        assert 5 in (one, two) and one != two
+        one, two = pick_two(x, None, seed).tolist()
+        assert one != two
+    assert len({tuple(pick_two(x, None, seed).tolist()) for seed in range(20)}) > 5
+    assert pick_two(x[:1], None, 0).tolist() == [0, 0]
+    assert sorted(pick_two(x[:2], torch.tensor([3, 3]), 0).tolist()) == [0, 1]
+
+
+def test_the_program_draws_the_three_figures(trained, tmp_path, capsys, monkeypatch):
+    path, _ = trained
+    drawn = {}
+
+    def keep(figure, path):
+        drawn[path.name] = figure
+
+    arguments = ["--checkpoint", str(path), "--folder", str(tmp_path / "new")]
+    monkeypatch.setattr(experiments, "save_figure", keep)
+    experiments.main(arguments)
+    size = 8 * 6 + 2                                 # of an 8 x 8 image in the grid
+    shapes = {name: [axes.images[0].get_array().shape for axes in figure.axes]
+              for name, figure in drawn.items()}
+    assert shapes == {"progressive.png": [(8 * size, 6 * size)],              # t = 5, ..., 0
+                      "shared.png": [(2 * size, 2 * size)] * 4,
+                      "interpolation.png": [(9 * size, 13 * size)]}
+    assert [axes.get_title() for axes in drawn["shared.png"].axes] == [
+        "share x_5", "share x_4", "share x_2", "share x_1"]
+    columns, rows = ([label.get_text() for label in labels] for labels in (
+        drawn["interpolation.png"].axes[0].get_xticklabels(),
+        drawn["interpolation.png"].axes[0].get_yticklabels()))
+    assert columns == ["source", "rec.", *[f"λ=0.{i}" for i in range(1, 10)], "rec.", "source"]
+    assert rows == [f"{t} steps" for t in (5, 4, 4, 3, 2, 2, 1, 1, 0)]
+    picture = np.asarray(drawn["interpolation.png"].axes[0].images[0].get_array())
+    last = picture[8 * size:]                        # 0 steps: reconstructions are the sources
+    assert (last[:, :size] == last[:, size:2 * size]).all()
+    assert (last[:, -size:] == last[:, -2 * size:-size]).all()
+    assert (picture[:size, :size] == last[:, :size]).all()
+    assert "experiments with" in capsys.readouterr().out
+
+    monkeypatch.undo()
+    experiments.main([*arguments, "--seed", "1"])
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == sorted(drawn)
+
+
+def test_wrong_arguments_end_in_one_line(trained, capsys, tmp_path):
+    refused(capsys, ["--checkpoint", trained[0], "--data", "nowhere"], "neither a folder",
+            main=experiments.main)
+    refused(capsys, ["--checkpoint", tmp_path / "none.pt"], "none.pt", code=1,
+            main=experiments.main)
