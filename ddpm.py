@@ -90,7 +90,7 @@ class DDPM(nn.Module):
     # ---- the forward process and its posterior ----
 
     def q_sample(self, x_0, t, eps):
-        """Draw x_t ~ q(x_t | x_0) in one jump.  Ho et al. 2020, Eq. 4.
+        """Draw x_t ~ q(x_t | x_0) in one jump: t steps of Eq. 2 at once.  Ho et al. 2020, Eq. 4.
 
             x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps
 
@@ -207,7 +207,8 @@ class DDPM(nn.Module):
     def posterior_sample(self, x_0_hat, x_t, t, generator=None):
         """Draw x_{t-1} given x_t and x_0_hat; the second half of p_sample.
 
-        Where x_0_hat was not clipped, its mean is the paper's mu_theta(x_t, t), Eq. 11.
+        Where x_0_hat was not clipped, its mean is the paper's mu_theta(x_t, t): Eq. 9 with
+        eps_theta for eps, and so Eq. 10 and Eq. 11.
         """
         z = torch.zeros_like(x_t)
         if t > 1:
@@ -229,7 +230,7 @@ class DDPM(nn.Module):
         yield 0, x_t, x_t
 
     def sample(self, model, shape, clip=True, generator=None):
-        """Draw x_0 ~ p_theta(x_0): all of Algorithm 2.  Its arguments are p_sample's, and
+        """Draw x_0 ~ p_theta(x_0), Eq. 1: all of Algorithm 2.  Its arguments are p_sample's, and
 
         Args:
             shape: (B, C, H, W) of the images.

@@ -1,6 +1,7 @@
 """The variational bound: how many bits a trained chain needs for an image, and where they go.
 
-Ho et al. 2020, sec. 2, 3.2, 3.3 and 4.3: Eq. 3, 5, 8, 12, 13, Algorithms 3 and 4, Fig. 5, Table 4.
+Ho et al. 2020, sec. 2, 3.2, 3.3 and 4.3: Eq. 3, 5, 8, 12, 13 and 16, Algorithms 3 and 4, Fig. 5,
+Tables 1 and 4.
 
     python -m papers.variational_bound [--checkpoint F] [--data NAME] [--n 64]
 
@@ -102,13 +103,16 @@ def send(ddpm, model, x_0, clip=True, generator=None):
         x_t = ddpm.posterior_mean(x_0, x_t, t) + ddpm.beta_tilde[t].sqrt() * z()     # Eq. 6, 7
 
 
-def bound(ddpm, model, x_0, clip=True, generator=None):
-    """Estimate every term of the bound for each image.  Ho et al. 2020, Eq. 5.
+def bound(ddpm, model, x_0, clip=True, generator=None, label="scoring, times"):
+    """Estimate every term of the bound for each image.  Ho et al. 2020, Eq. 3, written as Eq. 5.
 
-    Each L_t is the exact KL divergence at one x_{t+1} drawn from q: unbiased.
+    Each L_t is the exact KL divergence at one x_{t+1} drawn from q: unbiased.  Eq. 17 to Eq. 22
+    derive Eq. 5.  The mean over the data is also Eq. 16 (Eq. 23 to Eq. 26), which needs q(x_{t-1} |
+    x_t), known only for such data as a Gaussian.
 
     Args:
         ddpm, model, x_0, clip, generator: as for `send`; x_0 with the values of `decoder_nll`.
+        label: what the line of progress says.
 
     Returns:
         L: {"beta": (B, T + 1), "beta_tilde": (B, T + 1)} float64 bits/dim for the two variances of
@@ -123,7 +127,7 @@ def bound(ddpm, model, x_0, clip=True, generator=None):
     variances["beta_tilde"][1] = beta_tilde[2] if T > 1 else variances["beta"][1]
     L = {name: torch.empty(len(x_0), T + 1, dtype=torch.float64) for name in variances}
     mse = torch.zeros(len(x_0), T + 1, dtype=torch.float64)
-    for t, x_t, x_0_hat in send(ddpm, model, x_0, clip, generator):
+    for t, x_t, x_0_hat in data.track(send(ddpm, model, x_0, clip, generator), label, T):
         mse[:, t] = mean((x_0_hat - x_0) ** 2)
         mu_tilde, mu_theta = (ddpm.posterior_mean(x, x_t, t) for x in (x_0, x_0_hat))
         for name, variance in variances.items():
@@ -197,30 +201,36 @@ def run(args):
     check_writable(args.out)
     x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(args.seed))[:args.n]]
     print(f"{len(x)} images of {name} ({args.split}) under {checkpoint}, T = {ddpm.T}, on {device}")
+    L, mse = score(ddpm, model, x, torch.Generator(device).manual_seed(args.seed))
+    rate, distortion = rate_distortion(L[config["variance"]], mse)
+    print_tables(terms(L), rate, distortion, config["variance"])
+    save_figure(draw_figure(rate, distortion), args.out)
+    print(f"\nwrote {args.out}")
 
-    generator, parts = torch.Generator(device).manual_seed(args.seed), []
-    counted = {"beta": [], "beta_tilde": []}
-    for part in data.track(x.split(batch_size(config["image_size"])), "batches"):
-        L, mse = bound(ddpm, model, data.to_model(part).to(device), generator=generator)
-        parts.append(mse)
-        for variance, values in L.items():
-            counted[variance].append(values)
-    L, mse = {name: torch.cat(values) for name, values in counted.items()}, torch.cat(parts)
 
+def score(ddpm, model, x, generator):
+    """Return `bound` of a data set, x (N, C, H, W) uint8, in batches of bounded size."""
+    size, results = batch_size(x.shape[2]), []
+    for start in range(0, len(x), size):
+        x_0 = data.to_model(x[start:start + size]).to(generator.device)
+        label = f"scoring {start + 1}..{start + len(x_0)} of {len(x)}, times"
+        results.append(bound(ddpm, model, x_0, generator=generator, label=label))
+    L = {name: torch.cat([L[name] for L, _ in results]) for name in results[0][0]}
+    return L, torch.cat([mse for _, mse in results])
+
+
+def print_tables(rows, rate, distortion, variance):
     print(f"\n{'bits/dim, standard error':32}" + "".join(
         f"{title:>20}" for title in ("L_T", "L_1 + ... + L_T-1", "L_0", "L")))
-    for title, values in terms(L).items():
+    for title, values in rows.items():
         errors = values.std(0) / math.sqrt(len(values))
         print(f"{title:32}" + "".join(f"{mean:11.5f} +- {error:.4f}" for mean, error in
                                       zip(values.mean(0), errors, strict=True)))
-    variance = config["variance"]
-    rate, distortion = rate_distortion(L[variance], mse)
     print(f"\n{'T - t + 1':>9} {'rate (bits/dim)':>17} {'distortion (RMSE, 0..255)':>27}"
           f"      ({variance})")
-    for t in sorted({ddpm.T + 1 - max(1, ddpm.T * i // 10) for i in range(1, 11)}):
-        print(f"{ddpm.T - t + 1:9} {rate[t]:17.5f} {distortion[t]:27.5f}")
-    save_figure(draw_figure(rate, distortion), args.out)
-    print(f"\nwrote {args.out}")
+    T = len(rate) - 1
+    for steps in sorted({max(1, T * i // 10) for i in range(1, 11)}, reverse=True):
+        print(f"{steps:9} {rate[T + 1 - steps]:17.5f} {distortion[T + 1 - steps]:27.5f}")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def test_the_smaller_the_shared_t_the_more_alike_the_samples():
     x_T = torch.randn(1, 1, 40, 40)
     shared = share(strong(), gaussian(0, 1, STRONG), x_T, [8, 4, 2], n=4, clip=False)
     spread = [images[:-1].var(0).mean().item() for images in shared.values()]
-    beta, alpha_bar = coefficients(STRONG)           # the variance of x_0 given x_t is 1 - alpha_bar
+    beta, alpha_bar = coefficients(STRONG)           # var(x_0 | x_t) = 1 - alpha_bar_t
     exact = [1 - alpha_bar[t] - beta[1] for t in (8, 4, 2)]     # less the noise of the last step
     assert spread == pytest.approx(exact, rel=0.1)
 

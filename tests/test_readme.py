@@ -1,0 +1,80 @@
+"""README against the code: what it names is there."""
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAP = README.split("## Every equation")[1].split("\n## ")[0]
+ROWS = [re.split(r"(?<!\\)\|", line)[1:-1]                        # at each | that is not \\|
+        for line in MAP.splitlines() if line.startswith("| ")][1:]
+
+
+def numbers(text):
+    """Every equation that a text names: "Eq. 6, 7" and "Eq. 17-22" as well as "Eq. 4"."""
+    found = set()
+    for group in re.findall(r"Eq\. (\d+(?:(?:, | and |-)\d+)*)", text):
+        for first, last in re.findall(r"(\d+)(?:-(\d+))?", group):
+            found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
+def test_the_map_has_every_equation_and_algorithm_of_the_paper_once():
+    listed = [n for row in ROWS for n in sorted(numbers(row[0]))]
+    assert listed == list(range(1, 27))
+    assert [row[0].strip() for row in ROWS if "Algorithm" in row[0]] == [
+        f"Algorithm {i}" for i in range(1, 5)]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[0].strip() for row in ROWS])
+def test_a_row_names_code_that_is_there_and_says_so_and_a_test_that_is_there(row):
+    paper, _, code, tests = row
+    names = re.findall(r"`([\w.]+)`", code)
+    assert names and re.findall(r"`([\w.]+)`", tests)
+    for name in names:
+        parts = name.split(".")
+        depth = 2 if parts[0] == "papers" else 1
+        value = importlib.import_module(".".join(parts[:depth]))
+        for part in parts[depth:]:
+            value = getattr(value, part)
+        source = inspect.getsource(value)
+        if max(numbers(paper), default=0) <= 16:                # beyond, there are derivations only
+            assert numbers(paper) <= numbers(source), f"{name} does not say so"
+        if "Algorithm" in paper:
+            assert paper.strip() in source, f"{name} does not say so"
+    for name in re.findall(r"`([\w.]+)`", tests):
+        file, function = name.split(".")
+        tree = ast.parse((ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8"))
+        assert function in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+
+
+def test_a_row_that_names_something_that_is_not_there_would_be_noticed():
+    good = ["Eq. 4", "", "`ddpm.DDPM.q_sample`", "`test_ddpm.test_iterating_eq_2_gives_eq_4`"]
+    check = test_a_row_names_code_that_is_there_and_says_so_and_a_test_that_is_there
+    check(good)
+    for column, bad in ((2, "`ddpm.DDPM.q_simple`"), (2, "`dppm.DDPM`"), (2, "q"), (0, "Eq. 15"),
+                        (3, "`test_ddpm.test_nothing`"), (3, "`test_dppm.test_it`"), (3, ""),
+                        (0, "Algorithm 3")):
+        with pytest.raises((AssertionError, AttributeError, ImportError, OSError)):
+            check([bad if i == column else cell for i, cell in enumerate(good)])
+
+
+def test_pictures_files_and_programs_that_the_readme_names_are_there():
+    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (ROOT / path).is_file(), path
+    for path in re.findall(r"`((?:papers/|tests/|assets/|benchmarks/)?[\w]+\.py)`", README):
+        assert (ROOT / path).is_file() or (ROOT / "tests" / path).is_file() \
+            or (ROOT / "benchmarks" / path).is_file(), path
+    for module in re.findall(r"python -m ((?:papers|benchmarks)\.\w+)", README):
+        assert callable(importlib.import_module(module).main)
+
+
+def test_the_four_lines_that_the_readme_quotes_are_those_of_the_code():
+    quoted = README.split("```python")[1].split("```")[0].split("\n")
+    source = (ROOT / "ddpm.py").read_text(encoding="utf-8")
+    assert len([line for line in quoted if line]) == 4
+    assert all(line in source for line in quoted)
