@@ -258,8 +258,7 @@ def arguments(doc):
     parser = Parser(doc)
     parser.add_argument("--checkpoint", type=Path,
                         help="default: the newest runs/*/checkpoint.pt, or else the one that ships")
-    parser.add_argument("--seed", type=integer(0), default=0,
-                        help="fixes the noise (0, with which train.py drew its samples.png)")
+    parser.add_argument("--seed", type=integer(0), default=0, help="fixes the noise (0)")
     parser.add_argument("--device", default="auto", help="cuda, mps, cpu, or auto: the first found")
     return parser
 

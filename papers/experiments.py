@@ -32,7 +32,7 @@ def decode(ddpm, model, x_t, t, clip=True, generator=None):
     Returns:
         (B, C, H, W) float images x_0.
     """
-    for s in range(t, 0, -1):
+    for s in data.track(range(t, 0, -1), f"decoding from t = {t}, times"):
         x_t = ddpm.p_sample(model, x_t, s, clip, generator)
     return x_t
 
@@ -49,7 +49,8 @@ def progressive(ddpm, model, x_T, times, clip=True, generator=None):
         (B, len(times), C, H, W): x_0_hat made from x_t, for each t of `times` in falling order; at
         t = 0 it is x_0.
     """
-    steps = ddpm.reverse_process(model, x_T, clip, generator)
+    steps = data.track(ddpm.reverse_process(model, x_T, clip, generator),
+                       "progressive generation, times", ddpm.T + 1)
     return torch.stack([x_0_hat for t, _, x_0_hat in steps if t in times], dim=1)
 
 
@@ -139,7 +140,7 @@ def main(argv=None):
     parser.add_argument("--folder", type=Path, default="experiments",
                         help="for the pictures (experiments)")
     args = parser.parse_args(argv)
-    with one_line_errors("experiments"):
+    with one_line_errors("experiments.py"):
         run(args)
 
 
@@ -169,7 +170,7 @@ def run(args):
     times = eighths(T, 8, 7, 6, 5, 4, 3, 2, 1, 0)
     rows = [torch.stack([x_0, *interpolate(ddpm, model, x_0, other, t, LAMBDAS,
                                            generator=generator), other])
-            for t in data.track(times, "interpolating, diffusion times")]
+            for t in times]
     save(draw_rows([(len(LAMBDAS) + 2, torch.cat(rows))], rows=[f"{t} steps" for t in times],
                    columns=["source", "rec.", *[f"λ={x}" for x in LAMBDAS[1:-1]], "rec.",
                             "source"]), args.folder / "interpolation.png")

@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sample import Parser, build, one_line_errors, write_checkpoint
+from sample import (Parser, build, check_writable, file_name, one_line_errors,
+                    write_checkpoint)
 from train import PRESETS, Config
 from unet import ResidualBlock, timestep_embedding
 
@@ -49,12 +50,13 @@ FORMER = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_at
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def convert(folder, dataset="cifar10"):
+def convert(folder, dataset=None):
     """Read a network in the format of diffusers, and return it as the content of a checkpoint.
 
     Args:
         folder: path of config.json and its weights, or of a pipeline with them in unet/.
-        dataset: what the checkpoint is to name as its data.
+        dataset: what the checkpoint is to name as its data; None is cifar10 for a network of 32 x
+            32, else the name of the folder.
 
     Returns:
         dict of config, step and ema, as `sample.load` takes it from a file.
@@ -63,9 +65,10 @@ def convert(folder, dataset="cifar10"):
         ValueError: a file is damaged, or the network or the process is not one that ours can be.
         OSError: a file is missing.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
     theirs = {**SILENT, **read_json(unet_folder / "config.json")}
+    dataset = dataset or ("cifar10" if theirs.get("sample_size") == 32 else folder.name)
     for key, value in OURS.items():
         require(theirs[key] == value, f"{key} is {theirs[key]!r}, and {value!r} in our network")
     scheduler = [path for path in (folder / "scheduler_config.json",
@@ -204,6 +207,8 @@ def read_weights(folder):
     path = folder / "diffusion_pytorch_model.safetensors"
     if not path.is_file():
         path = path.with_suffix(".bin")
+    if not path.is_file():
+        raise OSError(f"there is no {path.stem}, .safetensors or .bin, in {folder}")
     try:
         if path.suffix == ".safetensors":
             return read_safetensors(path.read_bytes())
@@ -214,7 +219,8 @@ def read_weights(folder):
     except OSError:
         raise
     except Exception as error:                       # a damaged or hostile file raises anything
-        raise ValueError(f"{path} is not a whole file of weights") from error
+        raise ValueError(f"{path} is not a whole file of weights (a tiny one is a pointer of "
+                         "git-lfs: git lfs pull fetches the file)") from error
 
 
 def read_safetensors(content):
@@ -238,12 +244,13 @@ def read_safetensors(content):
 def main(argv=None):
     parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="config.json and weights")
-    parser.add_argument("--out", type=Path, default=Path("authors.pt"),
+    parser.add_argument("--out", type=file_name(".pt"), default="authors.pt",
                         help="the checkpoint (authors.pt)")
-    parser.add_argument("--data", default="cifar10", help="what it was trained on, for programs "
-                        "that ask (cifar10)")
+    parser.add_argument("--data", help="data set or folder it was trained on, for programs "
+                        "that ask (cifar10 if it is for 32 x 32, else the name of FOLDER)")
     args = parser.parse_args(argv)
-    with one_line_errors("pretrained"):
+    with one_line_errors("pretrained.py"):
+        check_writable(args.out)
         write_checkpoint(convert(args.folder, args.data), args.out)
         print(f"wrote {args.out}; now: python sample.py --checkpoint {args.out}")
 

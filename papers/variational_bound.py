@@ -20,6 +20,7 @@ float32.  For variance "beta_tilde" Eq. 13 would divide by sigma_1 = 0; as in th
 decoder has the variance beta_tilde_2.  They use that one for "beta" too; a row of its own shows it.
 """
 import math
+from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -157,8 +158,8 @@ def rate_distortion(L, mse):
 
 def terms(L):
     """Return the rows of the table of bits/dim: {name: (N, 4) L_T, L_{1..T-1}, L_0 and L}."""
-    rows = {f"{name} (sec. 3.2)": each for name, each in L.items()}
-    rows["beta, L_0 as the authors' code"] = torch.cat(
+    rows = {f"sigma^2 = {name}": each for name, each in L.items()}
+    rows["beta, L_0 as in the authors' code"] = torch.cat(
         [L["beta_tilde"][:, :1], L["beta"][:, 1:]], 1)
     return {name: torch.stack([x[:, -1], x[:, 1:-1].sum(1), x[:, 0], x.sum(1)], 1)
             for name, x in rows.items()}
@@ -188,7 +189,7 @@ def main(argv=None):
     parser.add_argument("--out", type=file_name(".png"), default="variational_bound.png",
                         help="the figure, a PNG (variational_bound.png)")
     args = parser.parse_args(argv)
-    with one_line_errors("variational_bound"):
+    with one_line_errors("variational_bound.py"):
         run(args)
 
 
@@ -198,9 +199,12 @@ def run(args):
     name = args.data or config["data"]
     x, _ = data.load(name, config["image_size"], config["image_channels"], args.split,
                      config["data_dir"])
+    if len(x) < 2:
+        raise ValueError(f"{name} has one image, and a standard error takes two")
     check_writable(args.out)
     x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(args.seed))[:args.n]]
-    print(f"{len(x)} images of {name} ({args.split}) under {checkpoint}, T = {ddpm.T}, on {device}")
+    split = "" if Path(name).is_dir() else f" ({args.split})"
+    print(f"{len(x)} images of {name}{split} under {checkpoint}, T = {ddpm.T}, on {device}")
     L, mse = score(ddpm, model, x, torch.Generator(device).manual_seed(args.seed))
     rate, distortion = rate_distortion(L[config["variance"]], mse)
     print_tables(terms(L), rate, distortion, config["variance"])
@@ -220,17 +224,18 @@ def score(ddpm, model, x, generator):
 
 
 def print_tables(rows, rate, distortion, variance):
-    print(f"\n{'bits/dim, standard error':32}" + "".join(
+    print(f"\n{'bits/dim +- standard error':33}" + "".join(
         f"{title:>20}" for title in ("L_T", "L_1 + ... + L_T-1", "L_0", "L")))
     for title, values in rows.items():
         errors = values.std(0) / math.sqrt(len(values))
-        print(f"{title:32}" + "".join(f"{mean:11.5f} +- {error:.4f}" for mean, error in
+        print(f"{title:33}" + "".join(f"{mean:11.5f} +- {error:.4f}" for mean, error in
                                       zip(values.mean(0), errors, strict=True)))
-    print(f"\n{'T - t + 1':>9} {'rate (bits/dim)':>17} {'distortion (RMSE, 0..255)':>27}"
-          f"      ({variance})")
+    print(f"\n{'T - t + 1':>9} {'t':>5} {'rate (bits/dim)':>17} {'distortion (RMSE, 0..255)':>27}"
+          f"      (with x_t received; sigma^2 = {variance})")
     T = len(rate) - 1
     for steps in sorted({max(1, T * i // 10) for i in range(1, 11)}, reverse=True):
-        print(f"{steps:9} {rate[T + 1 - steps]:17.5f} {distortion[T + 1 - steps]:27.5f}")
+        t = T + 1 - steps
+        print(f"{steps:9} {t:5} {rate[t]:17.5f} {distortion[t]:27.5f}")
 
 
 if __name__ == "__main__":

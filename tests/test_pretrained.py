@@ -165,10 +165,12 @@ def test_a_pipeline_keeps_its_network_in_a_folder_of_its_own(folder, tmp_path):
     (None, (1000, "linear", "beta")), ({}, (1000, "linear", "beta")),
     ({"variance_type": "fixed_small", "num_train_timesteps": 600}, (600, "linear", "beta_tilde")),
     ({"beta_schedule": "squaredcos_cap_v2"}, (1000, "cosine", "beta"))])
-def test_the_process_is_the_papers_unless_the_scheduler_says_otherwise(folder, scheduler, expected):
+def test_the_process_is_the_papers_unless_the_scheduler_says_otherwise(folder, tmp_path,
+                                                                       scheduler, expected):
     config = convert(folder(scheduler=scheduler), "my/images")["config"]
     assert (config["T"], config["schedule"], config["variance"]) == expected
     assert (config["data"], config["dropout"]) == ("my/images", 0.25)
+    assert convert(tmp_path)["config"]["data"] == tmp_path.name
     assert config["channel_mults"] == [1, 2] and config["attention_resolutions"] == [8]
 
 
@@ -199,14 +201,15 @@ def test_a_network_that_ours_cannot_be_is_refused(folder, tmp_path, capsys, chan
     assert not (tmp_path / "o.pt").exists()
 
 
-@pytest.mark.parametrize("key", ["freq_shift", "flip_sin_to_cos", "attention_head_dim", "norm_eps",
-                                 "downsample_padding"])
-def test_where_a_config_is_silent_it_means_what_diffusers_takes_then(folder, capsys, key):
+@pytest.mark.parametrize("key, word", [
+    ("freq_shift", "is 0"), ("flip_sin_to_cos", "is True"), ("attention_head_dim", "is 8"),
+    ("norm_eps", "is 1e-05"), ("downsample_padding", "is 1"), ("layers_per_block", "no weight of")])
+def test_where_a_config_is_silent_it_means_what_diffusers_takes_then(folder, capsys, key, word):
     path = folder()
     config = json.loads((path / "config.json").read_text())
     del config[key]
     (path / "config.json").write_text(json.dumps(config))
-    refused(capsys, [path], key, main=pretrained.main)
+    refused(capsys, [path], word, main=pretrained.main)
 
 
 @pytest.mark.parametrize("scheduler, word", [
@@ -254,7 +257,8 @@ def test_missing_and_broken_files_are_one_line(folder, tmp_path, capsys):
     refused(capsys, [tmp_path / "nowhere"], "config.json", code=1, main=pretrained.main)
     path = folder()
     (path / "diffusion_pytorch_model.safetensors").unlink()
-    refused(capsys, [path], "diffusion_pytorch_model.bin", code=1, main=pretrained.main)
+    refused(capsys, [path], "no diffusion_pytorch_model, .saf", code=1, main=pretrained.main)
+    refused(capsys, [path, "--out", "weights.txt"], "ends in .pt", main=pretrained.main)
     for content, word in (("{", "not JSON"), ("[]", "no settings"), ("{}", "freq_shift")):
         (path / "config.json").write_text(content)
         refused(capsys, [path], word, main=pretrained.main)
@@ -273,7 +277,9 @@ def test_a_network_of_diffusers_gives_the_same_output(tmp_path, size, changes):
     theirs.save_pretrained(tmp_path)
     if not changes:
         assert sum(weight.numel() for weight in theirs.parameters()) == 35_746_307
-    ours = rebuilt(convert(tmp_path))
+    content = convert(tmp_path)
+    assert (content["config"]["data"] == "cifar10") == (size == 32)
+    ours = rebuilt(content)
     x_t = torch.randn(2, theirs.config.in_channels, size, size)
     with torch.no_grad():
         for t in (1, 2, 10, 500, 1000):

@@ -8,6 +8,7 @@ from test_train import refused
 from torch.distributions import Normal, kl_divergence
 
 import data
+import sample
 from ddpm import DDPM
 from papers import variational_bound
 from papers.variational_bound import bound, decoder_nll, kl, rate_distortion, send, terms
@@ -265,25 +266,40 @@ def test_the_program_prints_the_tables_and_draws_the_figure(trained, tmp_path, c
     variational_bound.main(arguments)
     out = capsys.readouterr().out
     assert "7 images of digits (test)" in out
-    rows = {line[:32].strip(): line[32:].split() for line in out.splitlines() if "+-" in line}
+    rows = {line[:33].strip(): line[33:].split() for line in out.splitlines()
+            if line.count("+-") == 4}
     assert len(rows) == 3
     for row in rows.values():                        # the rounded terms add up to the rounded total
         L_T, middle, L_0, L = map(float, row[::3])
         assert L_T + middle + L_0 == pytest.approx(L, abs=2e-5)
     table = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()][1:]
-    assert [int(row[0]) for row in table] == [5, 4, 3, 2, 1]    # T = 5, from t = 1 to t = T
-    L_T, middle, *_ = map(float, rows["beta_tilde (sec. 3.2)"][::3])               # of this run
-    assert float(table[0][1]) == pytest.approx(L_T + middle, abs=2e-5)
+    assert [[int(x) for x in row[:2]] for row in table] == [     # T = 5: T - t + 1, and t
+        [5, 1], [4, 2], [3, 3], [2, 4], [1, 5]]
+    L_T, middle, *_ = map(float, rows["sigma^2 = beta_tilde"][::3])               # of this run
+    assert float(table[0][2]) == pytest.approx(L_T + middle, abs=2e-5)
     lines = [axes.lines[0].get_xydata() for axes in drawn[0].axes]
     assert [line.shape for line in lines] == [(5, 2)] * 3
     assert lines[0][:, 0].tolist() == lines[1][:, 0].tolist() == [4, 3, 2, 1, 0]   # T - t
     assert (lines[2] == torch.tensor([[r, d] for r, d in zip(
         lines[1][:, 1], lines[0][:, 1], strict=True)]).numpy()).all()
-    assert lines[1][0, 1] == pytest.approx(float(table[0][1]), abs=1e-5)
+    assert lines[1][0, 1] == pytest.approx(float(table[0][2]), abs=1e-5)
 
     monkeypatch.undo()
     variational_bound.main([*arguments, "--seed", "1"])
     assert capsys.readouterr().out != out and (tmp_path / "b.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_folder_has_no_split_and_takes_two_images(trained, tmp_path, capsys):
+    (tmp_path / "one").mkdir()
+    path = str(tmp_path / "one")
+    for i, words in enumerate(["one image", None]):
+        sample.save_grid(torch.zeros(1, 1, 8, 8), tmp_path / "one" / f"{i}.png")
+        argv = ["--checkpoint", str(trained[0]), "--data", path, "--out", str(tmp_path / "b.png")]
+        if words:
+            refused(capsys, argv, words, main=variational_bound.main)
+        else:
+            variational_bound.main(argv)
+            assert f"2 images of {path} under" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments, message", [
