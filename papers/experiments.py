@@ -32,9 +32,12 @@ def decode(ddpm, model, x_t, t, clip=True, generator=None):
     Returns:
         (B, C, H, W) float images x_0.
     """
-    for s in data.track(range(t, 0, -1), f"decoding from t = {t}, times"):
-        x_t = ddpm.p_sample(model, x_t, s, clip, generator)
-    return x_t
+    parts = []
+    for part in x_t.split(batch_size(x_t.shape[-1])):
+        for s in data.track(range(t, 0, -1), f"decoding from t = {t}, times"):
+            part = ddpm.p_sample(model, part, s, clip, generator)
+        parts.append(part)
+    return torch.cat(parts)
 
 
 def progressive(ddpm, model, x_T, times, clip=True, generator=None):
@@ -111,7 +114,7 @@ def draw_rows(panels, titles=(), columns=(), rows=()):
         A matplotlib Figure.
     """
     pictures = [grid(x, n) for n, x in panels]
-    height = 0.55 * max(len(x) / n for n, x in panels)
+    height = max(picture.height for picture in pictures) / 90              # inches
     width = sum(p.width / p.height for p in pictures) * height + (1 if rows else 0.5)
     figure = Figure(figsize=(width, height + 0.4), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -172,12 +175,12 @@ def run(args):
                                            generator=generator), other])
             for t in times]
     save(draw_rows([(len(LAMBDAS) + 2, torch.cat(rows))], rows=[f"{t} steps" for t in times],
-                   columns=["source", "rec.", *[f"λ={x}" for x in LAMBDAS[1:-1]], "rec.",
+                   columns=["source", "rec.", *[f"λ={weight}" for weight in LAMBDAS[1:-1]], "rec.",
                             "source"]), args.folder / "interpolation.png")
 
 
 def pick_two(x, labels, seed):
-    """Pick two images, of two classes if there are any."""
+    """Pick two of the images x, (2, C, H, W), of two classes if labels (N,) has two."""
     first, *others = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).tolist()
     differ = [i for i in others if labels is not None and labels[i] != labels[first]]
     return x[[first, (differ or others or [first])[0]]]

@@ -8,10 +8,10 @@ Ho et al. 2020, appendix B: CIFAR-10 at 32 x 32 (35.7 million weights), LSUN and
 
 FOLDER is a copy of such a repository as google/ddpm-cifar10-32 or google/ddpm-ema-bedroom-256 on
 the Hugging Face hub: config.json, diffusion_pytorch_model.safetensors or .bin, and, if it is there,
-scheduler_config.json.  The result is the same function of x_t and t to rounding (tested), and all
-that differs is layout: q, k and v are one layer here, and time.  Their t counts from 0, ours from
-1, and the weights that read the time are rotated so that our network called with t is theirs called
-with t - 1.  A network that ours cannot be is refused.
+scheduler_config.json, without which the process is the paper's.  The network is the same function
+of x_t and t to rounding (tested); what differs is its layout, where q, k and v are one layer, and
+the time.  Their t counts from 0, ours from 1, and the weights that read it are rotated so that our
+network called with t is theirs called with t - 1.  What ours cannot be is refused.
 """
 import json
 import math
@@ -26,7 +26,7 @@ from sample import (Parser, build, check_writable, file_name, one_line_errors,
 from train import PRESETS, Config
 from unet import ResidualBlock, timestep_embedding
 
-# What our network is, and where diffusers differs from that as long as a config is silent.
+# What our network is, and where diffusers differs from that as long as config.json is silent.
 OURS = {"time_embedding_type": "positional", "freq_shift": 1, "flip_sin_to_cos": False,
         "time_embedding_dim": None, "center_input_sample": False, "act_fn": "silu",
         "norm_eps": 1e-6, "attn_norm_num_groups": None, "attention_head_dim": None,
@@ -36,9 +36,13 @@ OURS = {"time_embedding_type": "positional", "freq_shift": 1, "flip_sin_to_cos":
 SILENT = {**OURS, "freq_shift": 0, "flip_sin_to_cos": True, "norm_eps": 1e-5,
           "attention_head_dim": 8, "downsample_padding": 1, "layers_per_block": 2,
           "norm_num_groups": 32, "in_channels": 3, "out_channels": 3, "dropout": 0.0}
-PROCESS = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4,
-           "beta_end": 0.02, "trained_betas": None, "variance_type": "fixed_large",
-           "clip_sample": True, "prediction_type": "epsilon"}             # Ho et al. 2020, sec. 4
+# The same for the process, in scheduler_config.json.
+PROCESS = {"_class_name": "DDPMScheduler", "prediction_type": "epsilon", "trained_betas": None,
+           "clip_sample": True, "clip_sample_range": 1.0, "thresholding": False,
+           "rescale_betas_zero_snr": False}
+SILENT_PROCESS = {**PROCESS, "num_train_timesteps": 1000, "beta_schedule": "linear",
+                  "beta_start": 1e-4, "beta_end": 0.02, "variance_type": "fixed_small"}
+PAPERS_PROCESS = {**SILENT_PROCESS, "variance_type": "fixed_large"}        # Ho et al. 2020, sec. 4
 TOP = {"emb.0": "time_embedding.linear_1", "emb.2": "time_embedding.linear_2",
        "conv_in": "conv_in", "norm_out": "conv_norm_out", "conv_out": "conv_out"}
 PARTS = {"norm1": "resnets.{}.norm1", "conv1": "resnets.{}.conv1", "norm2": "resnets.{}.norm2",
@@ -52,6 +56,8 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 def convert(folder, dataset=None):
     """Read a network in the format of diffusers, and return it as the content of a checkpoint.
+
+    What the config says of the training (steps, batch_size, lr, ...) is that of our preset cifar10.
 
     Args:
         folder: path of config.json and its weights, or of a pipeline with them in unet/.
@@ -67,32 +73,33 @@ def convert(folder, dataset=None):
     """
     folder = Path(folder).resolve()
     unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
-    theirs = {**SILENT, **read_json(unet_folder / "config.json")}
-    dataset = dataset or ("cifar10" if theirs.get("sample_size") == 32 else folder.name)
-    for key, value in OURS.items():
-        require(theirs[key] == value, f"{key} is {theirs[key]!r}, and {value!r} in our network")
-    scheduler = [path for path in (folder / "scheduler_config.json",
-                                   folder / "scheduler" / "scheduler_config.json")
-                 if path.is_file()]
-    try:
-        config = make_config(theirs, read_json(scheduler[0]) if scheduler else {}, dataset)
-    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise ValueError(f"{unet_folder} holds no settings of a UNet2DModel: {error!r}") from error
+    network, process = {**SILENT, **read_json(unet_folder / "config.json")}, PAPERS_PROCESS
+    for path in (folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json"):
+        if path.is_file():
+            process = {**SILENT_PROCESS, **read_json(path)}
+    for settings, ours in ((network, OURS), (process, PROCESS)):
+        for key, value in ours.items():
+            require(settings[key] == value, f"{key} is {settings[key]!r}, and here {value!r}")
 
-    _, unet = build(config.plain())
+    dataset = dataset or ("cifar10" if network.get("sample_size") == 32 else folder.name)
+    try:
+        config = make_config(network, process, dataset)
+        _, unet = build(config.plain())
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"{folder} holds no settings of a UNet2DModel: {error!r}") from error
     for module in unet.modules():
         if isinstance(module, nn.GroupNorm):
-            require(module.num_groups == theirs["norm_num_groups"],
-                    f"norm_num_groups is {theirs['norm_num_groups']}, and {module.num_groups} in "
-                    f"our network at {module.num_channels} channels")
+            require(module.num_groups == network["norm_num_groups"],
+                    f"norm_num_groups is {network['norm_num_groups']}, and here "
+                    f"{module.num_groups} at {module.num_channels} channels")
     return {"config": config.plain(), "step": 0,
             "ema": translate(read_weights(unet_folder), unet)}
 
 
-def make_config(theirs, scheduler, dataset):
-    """Say in our words what config.json and scheduler_config.json say."""
-    size, widths = theirs["sample_size"], theirs["block_out_channels"]
-    down, up = theirs["down_block_types"], theirs["up_block_types"]
+def make_config(network, process, dataset):
+    """Say in a Config of ours what config.json and scheduler_config.json say; both are dicts."""
+    size, widths = network["sample_size"], network["block_out_channels"]
+    down, up = network["down_block_types"], network["up_block_types"]
     levels = ["Attn" in name for name in down]
     mults = [width // widths[0] for width in widths]
     require(down == [f"{'Attn' * attention}DownBlock2D" for attention in levels]
@@ -100,50 +107,52 @@ def make_config(theirs, scheduler, dataset):
             f"the levels of {down} and {up} are not those of our network")
     require(widths == [mult * widths[0] for mult in mults],
             f"block_out_channels {widths} are not multiples of the first")
-    require(theirs["in_channels"] == theirs["out_channels"], "it does not predict epsilon alone")
+    require(network["in_channels"] == network["out_channels"], "it does not predict epsilon alone")
 
-    process = {**PROCESS, **scheduler}
-    schedule = {"linear": "linear", "squaredcos_cap_v2": "cosine"}.get(process["beta_schedule"])
+    name = process["beta_schedule"]
+    schedule = {"linear": "linear", "squaredcos_cap_v2": "cosine"}.get(name)
     variance = {"fixed_large": "beta", "fixed_small": "beta_tilde"}.get(process["variance_type"])
-    ends = process["beta_start"], process["beta_end"], process["trained_betas"]
-    require(schedule == "cosine" or (schedule, *ends) == ("linear", 1e-4, 0.02, None),
-            f"the schedule {process['beta_schedule']!r} with {ends} is not in schedules.py")
+    require(schedule is not None, f"there is no beta_schedule {name!r} here")
+    require(schedule == "cosine" or (process["beta_start"], process["beta_end"]) == (1e-4, 0.02),
+            f"beta runs from {process['beta_start']} to {process['beta_end']}")
     require(variance is not None, f"there is no variance_type {process['variance_type']!r} here")
-    require(process["prediction_type"] == "epsilon" and process["clip_sample"],
-            "its process does not predict epsilon, or does not clip x_0_hat")
     return Config(**{**PRESETS["cifar10"], "data": dataset, "image_size": size,
-                     "image_channels": theirs["in_channels"], "channels": widths[0],
-                     "channel_mults": mults, "num_res_blocks": theirs["layers_per_block"],
+                     "image_channels": network["in_channels"], "channels": widths[0],
+                     "channel_mults": mults, "num_res_blocks": network["layers_per_block"],
                      "attention_resolutions": [size // 2 ** i for i, on in enumerate(levels) if on],
-                     "dropout": theirs["dropout"], "T": process["num_train_timesteps"],
+                     "dropout": network["dropout"], "T": process["num_train_timesteps"],
                      "schedule": schedule, "variance": variance})
 
 
 def translate(theirs, unet):
-    """Return the state dict of `unet` made of their tensors: each used once, and none missing."""
-    theirs = dict(theirs)
-    for key in list(theirs):
-        for former, name in FORMER.items():
-            theirs[key.replace(former, name)] = theirs.pop(key)
-            key = key.replace(former, name)
+    """Return the state dict of `unet` made of their {name: tensor}: each used, and none missing."""
+    tensors = {}
+    for name, tensor in theirs.items():
+        for former, now in FORMER.items():
+            name = name.replace(former, now)
+        require(name not in tensors, f"{name} is there twice")
+        require(tensor.isfinite().all(), f"{name} is not finite")
+        tensors[name] = tensor.float()
     ours = {}
     for layer, names in layers(unet):
         for kind in ("weight", "bias"):
-            old = unet.get_parameter(f"{layer}.{kind}")
-            missing = [name for name in names if f"{name}.{kind}" not in theirs]
-            require(not missing, f"the file has no {kind} of {', '.join(missing)}")
-            new = torch.cat([theirs.pop(f"{name}.{kind}").float() for name in names])
-            new = new.reshape(new.shape + (1, 1)[:old.dim() - new.dim()])    # Linear: 1 x 1 conv
-            require(new.shape == old.shape,
-                    f"the {kind} of {names[0]} has the shape {tuple(new.shape)}")
-            ours[f"{layer}.{kind}"] = new
-    require(not theirs, f"our network has no place for {', '.join(sorted(theirs)[:3])}")
+            old, parts = unet.get_parameter(f"{layer}.{kind}"), []
+            for name in names:
+                name = f"{name}.{kind}"
+                require(name in tensors, f"there is no {name} in the file")
+                part = tensors.pop(name)
+                shape = old.shape[0] // len(names), *old.shape[1:]
+                require(part.shape in (shape, shape[:2]) and part.numel() == math.prod(shape),
+                        f"{name} has the shape {tuple(part.shape)}")
+                parts.append(part.reshape(shape))                # a Linear is a 1 x 1 convolution
+            ours[f"{layer}.{kind}"] = torch.cat(parts)
+    require(not tensors, f"there is no place here for {', '.join(sorted(tensors)[:3])}")
     ours["emb.0.weight"] = count_from_1(ours["emb.0.weight"])
     return ours
 
 
 def layers(unet):
-    """Yield the name of each of our layers that has weights, and the list of their names for it."""
+    """Yield the name of each layer of ours that has weights, and the list of their names for it."""
     blocks = [(f"mid.{i}", "mid_block", i) for i in range(len(unet.mid))]
     for side in ("down", "up"):
         level = j = 0
@@ -215,7 +224,7 @@ def read_weights(folder):
         with open(path, "rb") as f, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             theirs = torch.load(f, map_location="cpu", weights_only=True)
-        return {name: tensor for name, tensor in theirs.items() if tensor.is_floating_point()}
+        return {str(name): tensor.detach() for name, tensor in theirs.items()}
     except OSError:
         raise
     except Exception as error:                       # a damaged or hostile file raises anything

@@ -17,7 +17,8 @@ all taken over x_1, ..., x_T ~ q.  Divided by D log 2 they are bits/dim.
 
 A chain is scored as it samples: with x_0_hat clipped, as in the authors' code, and always in
 float32.  For variance "beta_tilde" Eq. 13 would divide by sigma_1 = 0; as in the authors' code its
-decoder has the variance beta_tilde_2.  They use that one for "beta" too; a row of its own shows it.
+decoder has the variance beta_tilde_2 (for T = 1, beta_1).  They use that one for "beta" too; a row
+of its own shows it.
 """
 import math
 from pathlib import Path
@@ -56,8 +57,7 @@ def decoder_nll(x_0, mean, sigma):
                        the bins of -1 and 1 reach to -infinity and infinity
 
     The probability is a difference of two values of the normal distribution function.  Both are
-    kept as logarithms, of the tail on their own side, so that it is exact where they differ by
-    1e-300, and in float64.
+    kept as logarithms, of the tail on their own side, so that it is accurate however small it is.
 
     Args:
         x_0: (B, C, H, W) float images whose values are k / 127.5 - 1 for k in 0..255.
@@ -81,10 +81,11 @@ def decoder_nll(x_0, mean, sigma):
 def send(ddpm, model, x_0, clip=True, generator=None):
     """Send x_0 bit by bit.  Ho et al. 2020, Algorithm 3, with the receiver's view, Algorithm 4.
 
-        x_T ~ q(x_T | x_0), then x_{t-1} ~ q(x_{t-1} | x_t, x_0) for t = T, ..., 2
+        x_T ~ q(x_T | x_0), then x_{t-1} ~ q(x_{t-1} | x_t, x_0) for t = T, ..., 2, then x_0
 
     Only the sender knows x_0.  Both know p_theta(x_{t-1} | x_t), and with it minimal random coding
-    sends x_{t-1} in about L_{t-1} bits.  The receiver, who now has x_{t-1}, shows x_0_hat, Eq. 15.
+    would send x_{t-1} in about L_{t-1} bits, and x_0 in L_0.  The receiver has x_t and shows
+    x_0_hat, Eq. 15.  No bits are made here: that coding is not tractable for images.
 
     Args:
         ddpm, model: the process and eps_theta.
@@ -93,7 +94,7 @@ def send(ddpm, model, x_0, clip=True, generator=None):
         generator: torch.Generator on the device of x_0.
 
     Yields:
-        t = T, ..., 1; x_t, as received; and x_0_hat, the estimate made from it.
+        t = T, ..., 0; x_t, as received; and x_0_hat, the estimate made from it (at t = 0, x_0).
     """
     def z():
         return torch.randn(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
@@ -101,15 +102,17 @@ def send(ddpm, model, x_0, clip=True, generator=None):
     x_t = ddpm.q_sample(x_0, ddpm.T, z())                                       # Eq. 4
     for t in range(ddpm.T, 0, -1):
         yield t, x_t, ddpm.estimate_x_0(model, x_t, t, clip)
-        x_t = ddpm.posterior_mean(x_0, x_t, t) + ddpm.beta_tilde[t].sqrt() * z()     # Eq. 6, 7
+        if t > 1:
+            x_t = ddpm.posterior_mean(x_0, x_t, t) + ddpm.beta_tilde[t].sqrt() * z()     # Eq. 6, 7
+    yield 0, x_0, x_0
 
 
 def bound(ddpm, model, x_0, clip=True, generator=None, label="scoring, times"):
     """Estimate every term of the bound for each image.  Ho et al. 2020, Eq. 3, written as Eq. 5.
 
-    Each L_t is the exact KL divergence at one x_{t+1} drawn from q: unbiased.  Eq. 17 to Eq. 22
-    derive Eq. 5.  The mean over the data is also Eq. 16 (Eq. 23 to Eq. 26), which needs q(x_{t-1} |
-    x_t), known only for such data as a Gaussian.
+    L_T is exact.  The others are exact at one x_1, ..., x_T drawn from q, and so unbiased.  (The
+    paper derives Eq. 5 in Eq. 17 to 22.  The mean over the data is also Eq. 16, derived in Eq. 23
+    to 26; but that needs q(x_{t-1} | x_t), which is known for such data as a Gaussian only.)
 
     Args:
         ddpm, model, x_0, clip, generator: as for `send`; x_0 with the values of `decoder_nll`.
@@ -127,9 +130,11 @@ def bound(ddpm, model, x_0, clip=True, generator=None, label="scoring, times"):
     variances = {"beta": ddpm.beta.tolist(), "beta_tilde": beta_tilde.copy()}
     variances["beta_tilde"][1] = beta_tilde[2] if T > 1 else variances["beta"][1]
     L = {name: torch.empty(len(x_0), T + 1, dtype=torch.float64) for name in variances}
-    mse = torch.zeros(len(x_0), T + 1, dtype=torch.float64)
-    for t, x_t, x_0_hat in data.track(send(ddpm, model, x_0, clip, generator), label, T):
+    mse = torch.empty(len(x_0), T + 1, dtype=torch.float64)
+    for t, x_t, x_0_hat in data.track(send(ddpm, model, x_0, clip, generator), label, T + 1):
         mse[:, t] = mean((x_0_hat - x_0) ** 2)
+        if t == 0:
+            continue                                 # L_0 is about x_0 given x_1
         mu_tilde, mu_theta = (ddpm.posterior_mean(x, x_t, t) for x in (x_0, x_0_hat))
         for name, variance in variances.items():
             if t > 1:
@@ -157,7 +162,11 @@ def rate_distortion(L, mse):
 
 
 def terms(L):
-    """Return the rows of the table of bits/dim: {name: (N, 4) L_T, L_{1..T-1}, L_0 and L}."""
+    """Sum the L of `bound` into the rows of a table.
+
+    Returns:
+        {title: (N, 4)}: L_T, L_1 + ... + L_{T-1}, L_0 and L of each image, in bits/dim.
+    """
     rows = {f"sigma^2 = {name}": each for name, each in L.items()}
     rows["beta, L_0 as in the authors' code"] = torch.cat(
         [L["beta_tilde"][:, :1], L["beta"][:, 1:]], 1)

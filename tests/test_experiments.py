@@ -7,12 +7,21 @@ import torch
 from test_ddpm import STRONG, coefficients, gaussian, point_mass, strong
 from test_train import refused
 
+import data
+import sample
 from papers import experiments
 from papers.experiments import decode, eighths, interpolate, pick_two, progressive, share
 
 
 def noise(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def noise_after(shape, seed=0):
+    """The generator of this seed, once x_T of this shape has been drawn."""
+    generator = noise(seed)
+    torch.randn(shape, generator=generator)
+    return generator
 
 
 class Spy:
@@ -48,6 +57,15 @@ def test_decoding_from_T_is_algorithm_2():
         decoded = decode(ddpm, gaussian(0, 1, STRONG), x_T, 8, clip, noise(1))
         assert torch.equal(decoded, x_0)
     assert decode(ddpm, lambda x_t, t: 0 * x_t, 9 * x_T, 8).abs().max() <= 1      # clip by default
+
+
+def test_decoding_takes_no_more_images_at_once_than_the_network_bears(monkeypatch):
+    monkeypatch.setattr(experiments, "batch_size", lambda H: 2)
+    spy, x_t = Spy(), torch.randn(5, 1, 3, 3)
+    x_0 = decode(strong(), spy, x_t, 3)
+    assert [(t, len(x)) for t, x in spy.asked] == [(t, n) for n in (2, 2, 1) for t in (3, 2, 1)]
+    assert x_0.shape == x_t.shape and torch.equal(torch.cat([x for t, x in spy.asked if t == 3]),
+                                                  x_t)
 
 
 # ---- Fig. 6 ----
@@ -123,8 +141,9 @@ def test_if_all_data_is_one_point_every_mixture_decodes_to_it():
 def test_clipping_and_the_seed_reach_the_decoder():
     x_0, other = torch.randn(2, 1, 3, 3)
     make = [interpolate(strong(), lambda x_t, t: 0 * x_t, 9 * x_0, other, 8, [0, 1], clip, noise(n))
-            for clip, n in ((True, 0), (False, 0), (True, 1))]
-    assert make[0].abs().max() <= 1 < make[1].abs().max() and not torch.equal(make[0], make[2])
+            for clip, n in ((True, 0), (False, 0), (True, 1), (True, 0))]
+    assert make[0].abs().max() <= 1 < make[1].abs().max()
+    assert torch.equal(make[0], make[3]) and not torch.equal(make[0], make[2])
 
 
 # ---- the program ----
@@ -165,6 +184,17 @@ def test_the_program_draws_the_three_figures(trained, tmp_path, capsys, monkeypa
                       "interpolation.png": [(9 * size, 13 * size)]}
     assert [axes.get_title() for axes in drawn["shared.png"].axes] == [
         "share x_5", "share x_4", "share x_2", "share x_1"]
+    columns = [label.get_text() for label in drawn["progressive.png"].axes[0].get_xticklabels()]
+    assert columns == [f"t = {t}" for t in (5, 4, 3, 2, 1, 0)]
+    picture = np.asarray(drawn["progressive.png"].axes[0].images[0].get_array())
+    config, ddpm, model = sample.load(path)
+    x_T = torch.randn(8, 1, 8, 8, generator=noise())
+    x_0_hat = progressive(ddpm, model, x_T, range(6), generator=noise_after(x_T.shape))
+    for row, column in ((0, 0), (0, 5), (7, 2)):     # samples below, times beside each other
+        cell = picture[row * size:(row + 1) * size, column * size:(column + 1) * size]
+        assert (cell == np.asarray(sample.grid(x_0_hat[row, column][None]))).all()
+    ticks = drawn["interpolation.png"].axes[0].get_xticks()
+    assert ticks == pytest.approx([size * (i + 0.5) for i in range(13)])
     columns, rows = ([label.get_text() for label in labels] for labels in (
         drawn["interpolation.png"].axes[0].get_xticklabels(),
         drawn["interpolation.png"].axes[0].get_yticklabels()))
@@ -180,6 +210,20 @@ def test_the_program_draws_the_three_figures(trained, tmp_path, capsys, monkeypa
     monkeypatch.undo()
     experiments.main([*arguments, "--seed", "1"])
     assert sorted(file.name for file in (tmp_path / "new").iterdir()) == sorted(drawn)
+
+
+def test_the_two_images_are_held_out_ones_and_follow_the_seed(trained, tmp_path, monkeypatch):
+    asked, mixed = [], []
+    x = torch.arange(40, dtype=torch.uint8).reshape(40, 1, 1, 1).expand(40, 1, 8, 8)
+    monkeypatch.setattr(data, "load", lambda *args: (asked.append(args), (x, None))[1])
+    monkeypatch.setattr(experiments, "interpolate",
+                        lambda ddpm, model, x_0, other, *_, **__: (mixed.append(x_0), 1 / 0))
+    for seed in ("0", "0", "1"):
+        with pytest.raises(ZeroDivisionError):
+            experiments.main(["--checkpoint", str(trained[0]), "--folder", str(tmp_path / "new"),
+                              "--seed", seed])
+    assert asked == [("digits", 8, 1, "test", "data")] * 3
+    assert torch.equal(mixed[0], mixed[1]) and not torch.equal(mixed[0], mixed[2])
 
 
 def test_wrong_arguments_end_in_one_line(trained, capsys, tmp_path):

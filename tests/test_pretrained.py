@@ -14,7 +14,7 @@ from test_train import refused
 
 import sample
 from papers import pretrained, variational_bound
-from papers.pretrained import convert, count_from_1
+from papers.pretrained import OURS, PROCESS, convert, count_from_1
 from unet import UNet, timestep_embedding
 
 CONFIG = {"_class_name": "UNet2DModel", "sample_size": 16, "in_channels": 1, "out_channels": 1,
@@ -44,10 +44,14 @@ REST = {"conv_in": "conv_in", "time_embedding.linear_1": "emb.0", "conv_out": "c
 
 
 def random_unet():
-    """The network of CONFIG with no weight at 0 or 1."""
+    """The network of CONFIG with no weight at 0 or 1, through which signals keep their size."""
     unet = UNet(16, 1, 64, (1, 2), 1, (8,), dropout=0.25).eval()
-    for weight in unet.parameters():
-        torch.nn.init.normal_(weight, std=0.05)
+    for name, weight in unet.named_parameters():
+        if weight.dim() == 1:
+            torch.nn.init.normal_(weight, mean=float("norm" in name), std=0.2)
+        else:
+            gain = 3 if "qkv" in name else 1
+            torch.nn.init.normal_(weight, std=gain * weight[0].numel() ** -0.5)
     return unet
 
 
@@ -75,7 +79,7 @@ def write_safetensors(tensors, path):
              torch.float64: "F64"}
     header, content = {"__metadata__": {"format": "pt"}}, b""
     for name, tensor in tensors.items():
-        raw = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+        raw = tensor.flatten().contiguous().view(torch.uint8).numpy().tobytes()
         header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape),
                         "data_offsets": [len(content), len(content) + len(raw)]}
         content += raw
@@ -132,6 +136,19 @@ def test_the_network_called_with_t_is_theirs_called_with_t_minus_1(folder, name)
         assert (ours(x_t, t) - unet(x_t, t)).abs().max() > 1e-3            # the shift is seen
 
 
+def test_each_tensor_gets_to_its_place_and_every_place_matters(folder):
+    unet, x_t, t = random_unet(), torch.randn(2, 1, 16, 16), torch.tensor([1, 500])
+    tensors = their_tensors(unet)
+    ema, q = convert(folder(tensors))["ema"], "mid_block.attentions.0.to_q.weight"
+    assert all(torch.equal(ema[name], weight) for name, weight in unet.state_dict().items()
+               if name != "emb.0.weight")
+    k = q.replace("to_q", "to_k")
+    swapped = {**tensors, q: tensors[k], k: tensors[q]}
+    with torch.no_grad():
+        outputs = [rebuilt(convert(folder(weights)))(x_t, t) for weights in (tensors, swapped)]
+    assert (outputs[0] - outputs[1]).abs().max() > 1e-3         # so that the test above sees it
+
+
 def test_the_names_that_diffusers_had_first_are_known(folder):
     tensors = their_tensors(random_unet())
     expected = convert(folder(tensors))["ema"]
@@ -162,9 +179,10 @@ def test_a_pipeline_keeps_its_network_in_a_folder_of_its_own(folder, tmp_path):
 
 
 @pytest.mark.parametrize("scheduler, expected", [
-    (None, (1000, "linear", "beta")), ({}, (1000, "linear", "beta")),
+    (None, (1000, "linear", "beta")), ({}, (1000, "linear", "beta_tilde")),
+    ({"variance_type": "fixed_large"}, (1000, "linear", "beta")),
     ({"variance_type": "fixed_small", "num_train_timesteps": 600}, (600, "linear", "beta_tilde")),
-    ({"beta_schedule": "squaredcos_cap_v2"}, (1000, "cosine", "beta"))])
+    ({"beta_schedule": "squaredcos_cap_v2", "beta_end": 0.5}, (1000, "cosine", "beta_tilde"))])
 def test_the_process_is_the_papers_unless_the_scheduler_says_otherwise(folder, tmp_path,
                                                                        scheduler, expected):
     config = convert(folder(scheduler=scheduler), "my/images")["config"]
@@ -184,18 +202,25 @@ def test_the_result_is_a_checkpoint_like_any_other(folder, tmp_path, capsys):
     assert (tmp_path / "s.png").exists() and (tmp_path / "b.png").exists()
 
 
+@pytest.mark.parametrize("key", OURS)
+def test_every_setting_that_ours_does_not_have_is_refused(folder, capsys, key):
+    other = {"freq_shift": 0, "time_embedding_dim": 512, "norm_eps": 1e-5, "downsample_padding": 1,
+             "attn_norm_num_groups": 16, "attention_head_dim": 8, "mid_block_scale_factor": 2,
+             "num_class_embeds": 10}
+    value = other.get(key, not OURS[key] if isinstance(OURS[key], bool) else "other")
+    refused(capsys, [folder(**{key: value})], f"{key} is {value!r}", main=pretrained.main)
+
+
 @pytest.mark.parametrize("changes, word", [
-    ({"freq_shift": 0}, "freq_shift is 0"), ({"flip_sin_to_cos": True}, "flip_sin_to_cos"),
-    ({"attention_head_dim": 8}, "attention_head_dim is 8"), ({"norm_eps": 1e-5}, "norm_eps"),
-    ({"downsample_padding": 1}, "downsample_padding"), ({"act_fn": "gelu"}, "act_fn"),
-    ({"norm_num_groups": 16}, "norm_num_groups is 16"), ({"num_class_embeds": 10}, "class"),
-    ({"resnet_time_scale_shift": "scale_shift"}, "scale_shift"), ({"out_channels": 2}, "epsilon"),
+    ({"norm_num_groups": 16}, "norm_num_groups is 16"), ({"out_channels": 2}, "epsilon"),
     ({"block_out_channels": [64, 96]}, "multiples"), ({"block_out_channels": []}, "UNet2DModel"),
-    ({"block_out_channels": [64, 64]}, "shape"), ({"layers_per_block": 2}, "no weight of"),
+    ({"block_out_channels": [64, 64]}, "shape"), ({"layers_per_block": 2}, "there is no"),
     ({"down_block_types": ["DownBlock2D", "ResnetDownsampleBlock2D"]}, "levels"),
-    ({"up_block_types": ["UpBlock2D", "AttnUpBlock2D"]}, "levels"), ({"sample_size": 15}, "15"),
-    ({"mid_block_type": None}, "mid_block_type"), ({"add_attention": False}, "add_attention"),
-    ({"center_input_sample": True}, "center_input_sample"), ({"sample_size": None}, "UNet2DModel")])
+    ({"up_block_types": ["UpBlock2D", "AttnUpBlock2D"]}, "levels"),
+    ({"sample_size": 15}, "15"),
+    ({"sample_size": None}, "UNet2DModel"), ({"layers_per_block": 1.0}, "UNet2DModel"),
+    ({"block_out_channels": [64.0, 128.0]}, "UNet2DModel"), ({"in_channels": 2}, "epsilon"),
+    ({"in_channels": 2, "out_channels": 2}, "image-channels")])
 def test_a_network_that_ours_cannot_be_is_refused(folder, tmp_path, capsys, changes, word):
     refused(capsys, [folder(**changes), "--out", tmp_path / "o.pt"], word, main=pretrained.main)
     assert not (tmp_path / "o.pt").exists()
@@ -203,7 +228,7 @@ def test_a_network_that_ours_cannot_be_is_refused(folder, tmp_path, capsys, chan
 
 @pytest.mark.parametrize("key, word", [
     ("freq_shift", "is 0"), ("flip_sin_to_cos", "is True"), ("attention_head_dim", "is 8"),
-    ("norm_eps", "is 1e-05"), ("downsample_padding", "is 1"), ("layers_per_block", "no weight of")])
+    ("norm_eps", "is 1e-05"), ("downsample_padding", "is 1"), ("layers_per_block", "there is no")])
 def test_where_a_config_is_silent_it_means_what_diffusers_takes_then(folder, capsys, key, word):
     path = folder()
     config = json.loads((path / "config.json").read_text())
@@ -212,23 +237,42 @@ def test_where_a_config_is_silent_it_means_what_diffusers_takes_then(folder, cap
     refused(capsys, [path], word, main=pretrained.main)
 
 
+@pytest.mark.parametrize("key", PROCESS)
+def test_every_process_that_ours_is_not_is_refused(folder, capsys, key):
+    other = {"clip_sample_range": 3.0, "trained_betas": [0.1, 0.2]}
+    value = other.get(key, not PROCESS[key] if isinstance(PROCESS[key], bool) else "other")
+    scheduler = {"beta_schedule": "squaredcos_cap_v2", key: value}
+    refused(capsys, [folder(scheduler=scheduler)], f"{key} is {value!r}", main=pretrained.main)
+
+
 @pytest.mark.parametrize("scheduler, word", [
     ({"beta_schedule": "scaled_linear"}, "scaled_linear"), ({"beta_end": 0.012}, "0.012"),
-    ({"trained_betas": [0.1]}, "schedules.py"), ({"variance_type": "learned"}, "learned"),
-    ({"prediction_type": "v_prediction"}, "epsilon"), ({"clip_sample": False}, "clip")])
-def test_a_process_that_ours_cannot_be_is_refused(folder, capsys, scheduler, word):
+    ({"beta_start": 1e-3}, "0.001"), ({"variance_type": "learned"}, "learned"),
+    ({"num_train_timesteps": 10.5}, "UNet2DModel"), ({"num_train_timesteps": 0}, "--T")])
+def test_a_schedule_that_ours_does_not_have_is_refused(folder, capsys, scheduler, word):
     refused(capsys, [folder(scheduler=scheduler)], word, main=pretrained.main)
 
 
 def test_every_tensor_is_used_and_none_is_missing(folder, capsys):
     tensors = their_tensors(random_unet())
     extra = {**tensors, "mid_block.extra.weight": torch.zeros(1)}
-    refused(capsys, [folder(extra)], "no place for mid_block.extra.weight", main=pretrained.main)
+    refused(capsys, [folder(extra)], "no place here for mid_block.extra", main=pretrained.main)
     for name in ("mid_block.attentions.0.to_k.bias", "up_blocks.1.resnets.0.conv_shortcut.weight"):
         fewer = {key: tensor for key, tensor in tensors.items() if key != name}
         refused(capsys, [folder(fewer)], name.rsplit(".", 1)[0], main=pretrained.main)
-    swapped = {**tensors, "conv_in.weight": tensors["conv_in.weight"].transpose(0, 1)}
-    refused(capsys, [folder(swapped)], "conv_in has the shape", main=pretrained.main)
+    q, k = (f"mid_block.attentions.0.to_{x}.weight" for x in "qk")
+    nan = tensors["conv_in.bias"].clone()
+    nan[3] = torch.nan
+    for change, words in (
+            ({"conv_in.weight": tensors["conv_in.weight"].transpose(0, 1)}, "conv_in.weight has"),
+            ({q: tensors[q][:9], k: torch.cat([tensors[k], tensors[q][9:]])}, "to_q.weight has"),
+            ({q: tensors[q][:, :64]}, "to_q.weight has"), ({q: torch.tensor(1.0)}, "has the shape"),
+            ({q.replace("to_q", "query"): tensors[q]}, "is there twice"),
+            ({"conv_in.bias": nan}, "conv_in.bias is not finite")):
+        refused(capsys, [folder({**tensors, **change})], words, main=pretrained.main)
+    path = folder({**tensors, 3: torch.zeros(2).long()}, name="diffusion_pytorch_model.bin")
+    (path / "diffusion_pytorch_model.safetensors").unlink()
+    refused(capsys, [path], "no place here for 3", main=pretrained.main)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 8, 100, -1])
@@ -288,18 +332,25 @@ def test_a_network_of_diffusers_gives_the_same_output(tmp_path, size, changes):
             torch.testing.assert_close(ours(x_t, torch.full((2,), t)), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("variance, name", [("beta", "fixed_large"), ("beta_tilde", "fixed_small")])
-@pytest.mark.parametrize("start, atol", [(1000, 1e-4), (20, 1e-3)])
-def test_ancestral_sampling_agrees_with_that_of_diffusers(tmp_path, variance, name, start, atol):
+SMALL = {"sample_size": 16, "block_out_channels": (64, 128),
+         "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+         "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+
+
+@pytest.mark.parametrize("start, variance, name, changes, atol", [
+    (1000, "beta", "fixed_large", {}, 1e-4), (1000, "beta_tilde", "fixed_small", SMALL, 1e-4),
+    (20, "beta", "fixed_large", SMALL, 1e-3), (20, "beta_tilde", "fixed_small", SMALL, 1e-3)])
+def test_ancestral_sampling_agrees_with_that_of_diffusers(tmp_path, start, variance, name, changes,
+                                                          atol):
     """Less so in the last steps, where diffusers takes 1 - alpha_bar_t in float32: 1.7e-4 off."""
     diffusers = pytest.importorskip("diffusers")
-    unet = diffusers.UNet2DModel(**CIFAR10).eval()
+    unet = diffusers.UNet2DModel(**{**CIFAR10, **changes}).eval()
     pipeline = diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler(variance_type=name))
     pipeline.save_pretrained(tmp_path)
     sample.write_checkpoint(convert(tmp_path), tmp_path / "authors.pt")
     _, ddpm, model = sample.load(tmp_path / "authors.pt")
     torch.testing.assert_close(ddpm.sigma, getattr(ddpm, variance).sqrt())
-    ours = expected = torch.randn(1, 3, 32, 32)
+    ours = expected = torch.randn(2, 3, unet.config.sample_size, unet.config.sample_size)
     one, two = (torch.Generator().manual_seed(1) for _ in range(2))
     with torch.no_grad():
         for t in range(start, start - 20, -1):

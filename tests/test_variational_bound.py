@@ -1,5 +1,7 @@
 """The bound against torch.distributions, against closed forms, and against itself in float64."""
 import math
+import re
+import statistics
 
 import pytest
 import torch
@@ -76,10 +78,17 @@ def test_the_receiver_gets_x_T_to_x_1_with_the_marginals_of_eq_4():
     seen = []
     for t, x_t, _ in send(strong(), lambda x_t, t: x_t, x_0):
         seen.append(t)
-        spread = math.sqrt(1 - alpha_bar[t])
-        assert x_t.mean().item() == pytest.approx(0.4 * math.sqrt(alpha_bar[t]), abs=0.013 * spread)
-        assert x_t.std().item() == pytest.approx(spread, rel=0.01)
-    assert seen == list(range(8, 0, -1))
+        if t > 0:
+            mean, spread = 0.4 * math.sqrt(alpha_bar[t]), math.sqrt(1 - alpha_bar[t])
+            assert x_t.mean().item() == pytest.approx(mean, abs=0.013 * spread)
+            assert x_t.std().item() == pytest.approx(spread, rel=0.01)
+    assert seen == list(range(8, -1, -1))
+
+
+def test_in_the_end_the_receiver_has_x_0():
+    x_0 = torch.randn(3, 1, 4, 4)
+    *_, (t, received, shown) = send(strong(), lambda x_t, t: x_t, x_0)
+    assert t == 0 and torch.equal(received, x_0) and torch.equal(shown, x_0)
 
 
 def test_neighbours_in_the_chain_are_correlated_as_eq_2_says():
@@ -96,7 +105,7 @@ def test_the_receiver_shows_eq_15_clipped_unless_told():
     ddpm, x_0 = strong(), 0.9 * torch.ones(4, 1, 2, 2)
     _, alpha_bar = coefficients(STRONG)
     for clip in (True, False):
-        for t, x_t, x_0_hat in send(ddpm, lambda x_t, t: 0.5 * x_t, x_0, clip):
+        for t, x_t, x_0_hat in list(send(ddpm, lambda x_t, t: 0.5 * x_t, x_0, clip))[:-1]:
             expected = (x_t - math.sqrt(1 - alpha_bar[t]) * 0.5 * x_t) / math.sqrt(alpha_bar[t])
             torch.testing.assert_close(x_0_hat, expected.clamp(-1, 1) if clip else expected)
             assert clip or t < 8 or x_0_hat.abs().max() > 1
@@ -226,6 +235,26 @@ def test_eq_8_without_its_constant_is_the_weighted_loss_of_eq_12():
                                        weight * (eps - 0.4 * x_t) ** 2, rtol=1e-4, atol=1e-6)
 
 
+def test_a_chain_is_scored_with_x_0_hat_clipped_unless_told():
+    x_0 = pixels(4)
+    default, clipped, free = (bound(strong(), lambda x_t, t: -9 * x_t, x_0, *clip,
+                                    generator=torch.Generator().manual_seed(1))[0]["beta"]
+                              for clip in ((), (True,), (False,)))
+    assert torch.equal(default, clipped) and (free.sum(1) > clipped.sum(1)).all()
+
+
+def test_a_data_set_is_scored_in_batches_each_image_once(monkeypatch):
+    monkeypatch.setattr(variational_bound, "batch_size", lambda H: 3)
+    x = torch.arange(0, 210, 30, dtype=torch.uint8).reshape(7, 1, 1, 1)
+    L, mse = variational_bound.score(strong(), lambda x_t, t: 0.3 * x_t, x,
+                                     torch.Generator().manual_seed(0))
+    assert mse.shape == L["beta"].shape == L["beta_tilde"].shape == (7, 9)
+    x_0, (_, alpha_bar) = data.to_model(x).double(), coefficients(STRONG)
+    L_T = kl_divergence(normal(math.sqrt(alpha_bar[8]) * x_0, 1 - alpha_bar[8]), Normal(0, 1))
+    torch.testing.assert_close(L["beta"][:, 8], L_T.flatten() / math.log(2), rtol=1e-5, atol=0)
+    assert len(mse[:, 4].unique()) == 7
+
+
 def test_the_variance_of_ddpm_changes_nothing_and_the_generator_everything():
     x_0 = pixels(4)
     results = [bound(strong(variance), lambda x_t, t: 0.3 * x_t, x_0,
@@ -260,33 +289,60 @@ def test_the_table_has_a_row_for_each_variance_and_one_for_the_authors_decoder()
 
 def test_the_program_prints_the_tables_and_draws_the_figure(trained, tmp_path, capsys, monkeypatch):
     path, _ = trained
-    drawn = []
+    drawn, scored = [], []
+
+    def keep(*args):
+        scored.append((args[2], original(*args)))
+        return scored[-1][1]
+
+    original = variational_bound.score
+    monkeypatch.setattr(variational_bound, "score", keep)
     monkeypatch.setattr(variational_bound, "save_figure", lambda figure, path: drawn.append(figure))
     arguments = ["--checkpoint", str(path), "--n", "7", "--out", str(tmp_path / "b.png")]
     variational_bound.main(arguments)
     out = capsys.readouterr().out
     assert "7 images of digits (test)" in out
-    rows = {line[:33].strip(): line[33:].split() for line in out.splitlines()
-            if line.count("+-") == 4}
-    assert len(rows) == 3
-    for row in rows.values():                        # the rounded terms add up to the rounded total
-        L_T, middle, L_0, L = map(float, row[::3])
-        assert L_T + middle + L_0 == pytest.approx(L, abs=2e-5)
-    table = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()][1:]
-    assert [[int(x) for x in row[:2]] for row in table] == [     # T = 5: T - t + 1, and t
-        [5, 1], [4, 2], [3, 3], [2, 4], [1, 5]]
-    L_T, middle, *_ = map(float, rows["sigma^2 = beta_tilde"][::3])               # of this run
-    assert float(table[0][2]) == pytest.approx(L_T + middle, abs=2e-5)
+    (x, (L, mse)), = scored
+    rows = [line[33:].replace("+-", "").split() for line in out.splitlines()
+            if line.count("+-") == 4]
+    for row, values in zip(rows, terms(L).values(), strict=True):
+        assert list(map(float, row[::2])) == pytest.approx(values.mean(0).tolist(), abs=1e-5)
+        errors = [statistics.stdev(column) / math.sqrt(7) for column in values.T.tolist()]
+        assert list(map(float, row[1::2])) == pytest.approx(errors, abs=6e-5)
+    table = [list(map(float, line.split())) for line in out.splitlines()
+             if re.fullmatch(r"[ \d.]+", line)]
+    rate, distortion = (x.tolist() for x in rate_distortion(L["beta_tilde"], mse))  # of this run
+    for row, t in zip(table, range(1, 6), strict=True):          # T = 5
+        assert row == pytest.approx([6 - t, t, rate[t], distortion[t]], abs=1e-5)
     lines = [axes.lines[0].get_xydata() for axes in drawn[0].axes]
     assert [line.shape for line in lines] == [(5, 2)] * 3
     assert lines[0][:, 0].tolist() == lines[1][:, 0].tolist() == [4, 3, 2, 1, 0]   # T - t
-    assert (lines[2] == torch.tensor([[r, d] for r, d in zip(
-        lines[1][:, 1], lines[0][:, 1], strict=True)]).numpy()).all()
-    assert lines[1][0, 1] == pytest.approx(float(table[0][2]), abs=1e-5)
+    assert lines[0][:, 1].tolist() == lines[2][:, 1].tolist() == distortion[1:]
+    assert lines[1][:, 1].tolist() == lines[2][:, 0].tolist() == rate[1:]
 
     monkeypatch.undo()
     variational_bound.main([*arguments, "--seed", "1"])
     assert capsys.readouterr().out != out and (tmp_path / "b.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_images_are_drawn_from_the_split_and_the_place_that_were_asked_for(trained, tmp_path,
+                                                                              monkeypatch):
+    asked, scored = [], []
+    x = torch.arange(40, dtype=torch.uint8).reshape(40, 1, 1, 1).expand(40, 1, 8, 8)
+    monkeypatch.setattr(data, "load", lambda *args: (asked.append(args), (x, None))[1])
+    monkeypatch.setattr(variational_bound, "score",
+                        lambda ddpm, model, x, generator: (scored.append(x), 1 / 0))
+    content = torch.load(trained[0], weights_only=True)
+    content["config"]["data_dir"] = "elsewhere"
+    torch.save(content, trained[0])
+    for extra in ([], ["--seed", "1"], ["--split", "train"]):
+        with pytest.raises(ZeroDivisionError):
+            variational_bound.main(["--checkpoint", str(trained[0]), "--n", "9",
+                                    "--out", str(tmp_path / "b.png"), *extra])
+    assert asked == [("digits", 8, 1, split, "elsewhere") for split in ("test", "test", "train")]
+    levels = [part[:, 0, 0, 0].tolist() for part in scored]
+    assert levels[0] == levels[2] != levels[1]
+    assert all(len(set(part)) == 9 and part != sorted(part) for part in levels)
 
 
 def test_a_folder_has_no_split_and_takes_two_images(trained, tmp_path, capsys):
