@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+import parallel
 from data import replacing, to_image, to_uint8, track
 from ddpm import DDPM
 from schedules import SCHEDULES
@@ -126,16 +127,27 @@ def batch_size(H):
     return max(1, min(256, 2 ** 18 // H ** 2))
 
 
+def noise(seed, start, device):
+    """Return the generator of the batch that begins with image `start`, for each batch its own."""
+    if start > 0:                                    # a hash, so that no two seeds meet
+        seed = int(np.random.SeedSequence((seed, start)).generate_state(1, np.uint64)[0])
+    return torch.Generator(device).manual_seed(seed)
+
+
 def batches(ddpm, model, config, n, seed, frames=None):
-    """Yield n images in batches (B, C, H, W) of bounded size, on the CPU; frames: of the first."""
+    """Yield (start, x): n images in batches x (B, C, H, W) of bounded size, on the CPU.
+
+    Where torchrun started several processes, each makes every so many-th batch.  frames are of the
+    first.
+    """
     C, H = config["image_channels"], config["image_size"]
-    size = batch_size(H)
+    size, device = batch_size(H), ddpm.beta.device
     precision = "float32" if config.get("precision") == "float32" else "auto"
-    generator = torch.Generator(ddpm.beta.device).manual_seed(seed)
-    for start in range(0, n, size):
+    for start in range(parallel.rank() * size, n, parallel.world() * size):
         label = f"sampling {start + 1}..{min(start + size, n)} of {n}, times"
-        yield draw(ddpm, model, (min(size, n - start), C, H, H), generator, precision, label,
-                   frames if start == 0 else None).cpu()
+        shape = min(size, n - start), C, H, H
+        yield start, draw(ddpm, model, shape, noise(seed, start, device), precision, label,
+                          frames if start == 0 else None).cpu()
 
 
 def grid(x, columns=None):
@@ -300,8 +312,12 @@ def main(argv=None):
 
 
 def run(args):
-    if args.folder and args.folder.is_dir() and any(args.folder.iterdir()):
+    parallel.join()
+    if parallel.world() > 1 and (args.gif or not args.folder):
+        raise ValueError("several processes sample to --folder, and make no grid or --gif")
+    if parallel.rank() == 0 and args.folder and args.folder.is_dir() and any(args.folder.iterdir()):
         raise ValueError(f"{args.folder} is not empty: old and new samples would mix")
+    parallel.wait()                                  # before any of the others writes there
     device = pick_device(args.device)
     checkpoint = args.checkpoint or newest_checkpoint()
     config, ddpm, model = load(checkpoint, device)
@@ -311,20 +327,20 @@ def run(args):
     print(f"{args.n} samples of {checkpoint} on {device}")
 
     frames = [] if args.gif else None
-    done, xs = 0, []
-    for x in batches(ddpm, model, config, args.n, args.seed, frames):
+    xs = []
+    for start, x in batches(ddpm, model, config, args.n, args.seed, frames):
         if args.folder:
-            for i, image in enumerate(x, done):
+            for i, image in enumerate(x, start):
                 with replacing(args.folder / f"{i:06}.png") as tmp:
                     to_image(to_uint8(image).numpy()).save(tmp, format="PNG")
         else:
             xs.append(x)
-        done += len(x)
     if args.gif:
         save_gif(frames, args.gif)
         print(f"wrote {args.gif}")
     if args.folder:
-        print(f"wrote {done} images to {args.folder}")
+        parallel.wait()
+        print(f"wrote {args.n} images to {args.folder}")
     else:
         save_grid(torch.cat(xs), args.out)
         print(f"wrote {args.out}")

@@ -30,6 +30,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import data
+import parallel
 from sample import (Parser, autocast, build, draw, fast_bf16, one_line_errors, pick_device,
                     read_checkpoint, save_figure, save_grid, write_checkpoint)
 from schedules import SCHEDULES
@@ -176,7 +177,10 @@ def train(config, model=None, loss=L_simple, resume=False):
         FloatingPointError: a gradient was not finite; the checkpoint is from before.
         SystemExit: SIGINT or SIGTERM came; the step was finished and saved.
     """
+    parallel.join()
     out, device = Path(config.out), pick_device(config.device)
+    if config.batch_size % parallel.world():
+        refuse("batch_size", f"is of all processes, and not divisible by {parallel.world()}")
     if config.precision == "auto":
         config = replace(config, precision="bf16" if fast_bf16(device) else "float32")
     torch.manual_seed(config.seed)
@@ -190,16 +194,21 @@ def train(config, model=None, loss=L_simple, resume=False):
     elif has_run(out):
         raise ValueError(f"{out} already holds a run: --resume goes on with it, --out DIR starts "
                          "another")
-    x, labels = load_data(config, device)
+    elif parallel.rank() > 0:
+        torch.manual_seed(own_seed(config.seed))                 # each process its own noise
+    with parallel.one_first():
+        x, labels = load_data(config, device)
     if not resume:
         save(out, config, run)       # from here on it can be resumed; and a full disk shows itself
     print(f"{sum(weight.numel() for weight in model.parameters()):,} weights, {config.precision} "
           f"on {device}, to {out}", flush=True)
 
+    if parallel.world() > 1:
+        model = nn.parallel.DistributedDataParallel(model)       # averages the gradients
     finite = torch.ones((), dtype=torch.bool, device=device)
     since = run.step, time.monotonic()
     with until_signal() as stop:
-        while run.step < config.steps and not stop:
+        while run.step < config.steps and not agree(stop):
             run.step += 1
             x_0, y = draw_batch(x, labels, config, device)                   # x_0 ~ q(x_0)
             with autocast(device, config.precision):
@@ -210,7 +219,7 @@ def train(config, model=None, loss=L_simple, resume=False):
             for group in run.optimizer.param_groups:
                 group["lr"] = config.lr * min(1, run.step / max(1, config.warmup))
             run.optimizer.step()
-            update_ema(run.ema, model, min(config.ema_decay, (1 + run.step) / (10 + run.step)))
+            update_ema(run.ema, run.model, min(config.ema_decay, (1 + run.step) / (10 + run.step)))
             run.tally += by_quarter(losses.detach(), t, ddpm.T)
             finite &= norm.isfinite()                # stays on the device: to look would be to wait
 
@@ -227,7 +236,7 @@ def train(config, model=None, loss=L_simple, resume=False):
                 since = run.step, time.monotonic()
         if not stop:
             sample_grid(out / "samples.png", 64, ddpm, config, run, stop)
-        if stop:
+        if agree(stop):
             check(finite, run.step, out)
             save(out, config, run)
             print(f"stopped and saved at step {run.step} of {config.steps}; to go on: python "
@@ -264,7 +273,7 @@ def load_data(config, device):
 
 def draw_batch(x, labels, config, device):
     """Draw x_0 ~ q(x_0): images in [-1, 1], with replacement, and their labels."""
-    i = torch.randint(len(x), (config.batch_size,), device=x.device)
+    i = torch.randint(len(x), (config.batch_size // parallel.world(),), device=x.device)
     x_0 = data.to_model(x[i].to(device))
     if config.flip:
         mirrored = torch.rand(len(x_0), 1, 1, 1, device=device) < 0.5
@@ -311,6 +320,18 @@ def until_signal():
             signal.signal(signum, handler)
 
 
+def agree(stop):
+    """Let a signal that one process got stop all of them, at the same step."""
+    if parallel.world() > 1 and parallel.total(torch.tensor(len(stop))) > 0 and not stop:
+        stop.append(signal.SIGTERM)
+    return stop
+
+
+def own_seed(seed, step=0):
+    """Return a seed for the noise of this process from the run's, which is below 2^32."""
+    return seed + (parallel.rank() << 32) + (step << 40)
+
+
 # ---- the files of a run ----
 
 def has_run(out):
@@ -321,10 +342,12 @@ def has_run(out):
 
 def save(out, config, run):
     """Replace the checkpoint with one of this moment."""
-    write_checkpoint({"config": config.plain(), "step": run.step, "model": run.model.state_dict(),
-                      "ema": run.ema.state_dict(), "optimizer": run.optimizer.state_dict(),
-                      "tally": run.tally, "rows": run.rows, "rng": torch.get_rng_state(),
-                      "device_rng": device_rng(run.tally.device)}, out / "checkpoint.pt")
+    rng = parallel.gather([torch.get_rng_state(), device_rng(run.tally.device)])
+    content = {"config": config.plain(), "step": run.step, "model": run.model.state_dict(),
+               "ema": run.ema.state_dict(), "optimizer": run.optimizer.state_dict(),
+               "tally": parallel.total(run.tally), "rows": run.rows, "rng": rng}
+    if parallel.rank() == 0:
+        write_checkpoint(content, out / "checkpoint.pt")
 
 
 def restore(out, config, run):
@@ -335,11 +358,13 @@ def restore(out, config, run):
         run.model.load_state_dict(checkpoint["model"])
         run.ema.load_state_dict(checkpoint["ema"])
         run.optimizer.load_state_dict(checkpoint["optimizer"])
-        run.tally.copy_(checkpoint["tally"])
+        run.tally.copy_(checkpoint["tally"] if parallel.rank() == 0 else torch.zeros(2, 4))
         run.step, run.rows = checkpoint["step"], checkpoint["rows"]
-        torch.set_rng_state(checkpoint["rng"])
-        if len(checkpoint["device_rng"]) == len(device_rng(run.tally.device)):
-            device_rng(run.tally.device, checkpoint["device_rng"])
+        torch.manual_seed(own_seed(config.seed, run.step))       # if there were fewer processes
+        for rng, on_device in checkpoint["rng"][parallel.rank():][:1]:
+            torch.set_rng_state(rng)
+            if len(on_device) == len(device_rng(run.tally.device)):
+                device_rng(run.tally.device, on_device)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is for sampling only, or of another network") from error
     if run.tally.any() and run.rows and run.rows[-1][0] == run.step:
@@ -359,14 +384,15 @@ def device_rng(device, state=None):
 
 def log(out, config, run, since):
     """Print a line, rewrite log.csv, and clear the tally when its interval is over."""
-    sums, counts = run.tally.cpu().double()
+    sums, counts = parallel.total(run.tally).double()
     values = [round(x, 6) for x in (sums.sum() / counts.sum()).reshape(1).tolist()
               + (sums / counts).tolist()]
     steps_per_second = (run.step - since[0]) / max(time.monotonic() - since[1], 1e-9)
     images_per_second = round(steps_per_second * config.batch_size, 1)
     run.rows.append([run.step, *values, images_per_second])
-    with data.replacing(out / "log.csv") as tmp, open(tmp, "w", newline="") as f:
-        csv.writer(f).writerows([COLUMNS, *([show(x) for x in row] for row in run.rows)])
+    if parallel.rank() == 0:
+        with data.replacing(out / "log.csv") as tmp, open(tmp, "w", newline="") as f:
+            csv.writer(f).writerows([COLUMNS, *([show(x) for x in row] for row in run.rows)])
     print(f"step {run.step:>{len(str(config.steps))}}/{config.steps}  loss {values[0]:.4f}  "
           f"by quarter of t {' '.join(f'{x:.4f}' if x == x else '-' for x in values[1:])}  "
           f"{images_per_second:.0f} "
@@ -391,6 +417,8 @@ def plot(out, rows):
 
 def sample_grid(path, n, ddpm, config, run, stop):
     """Draw n samples of the EMA, always from the same noise, as a grid; and the loss beside it."""
+    if parallel.rank() > 0:
+        return
     plot(Path(config.out), run.rows)
     shape = (n, config.image_channels, config.image_size, config.image_size)
     generator = torch.Generator(run.tally.device).manual_seed(config.seed)

@@ -64,7 +64,7 @@ def main():
         held_out, _ = data.load("digits", config["image_size"], split="test")
         real, _ = read(net, data.to_model(held_out.to(device)))
         print(f"held-out digits: {accuracy:.2%} read right, {real.float().mean():.1%} recognised")
-        x = torch.cat(list(batches(ddpm, model, config, args.n, args.seed))).to(device)
+        x = torch.cat([x for _, x in batches(ddpm, model, config, args.n, args.seed)]).to(device)
         recognised, digit = read(net, x)
         print(f"{args.n} samples: {recognised.float().mean():.1%} recognised; of each digit "
               f"{digit[recognised].bincount(minlength=10).tolist()}")

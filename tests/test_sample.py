@@ -132,19 +132,20 @@ def test_draw_stops_when_told(capsys):
 def test_many_images_come_in_batches_of_bounded_size_and_none_twice(monkeypatch):
     ddpm, config = DDPM(cosine_beta_schedule(3)), {"image_channels": 1, "image_size": 4}
     frames = []
-    xs = list(sample.batches(ddpm, zero, config, 300, 0, frames))
+    starts, xs = zip(*sample.batches(ddpm, zero, config, 300, 0, frames), strict=True)
+    assert starts == (0, 256)
     assert len(frames) == 4 and torch.equal(frames[-1][0], xs[0][:64])       # of the first batch
     assert [tuple(x.shape) for x in xs] == [(256, 1, 4, 4), (44, 1, 4, 4)]
     assert len(torch.cat(xs).flatten(1).unique(dim=0)) == 300
-    again = list(sample.batches(ddpm, zero, config, 300, seed=0))
+    again = [x for _, x in sample.batches(ddpm, zero, config, 300, seed=0)]
     assert torch.equal(torch.cat(xs), torch.cat(again))
-    others = [x for seed in (1, 2 ** 8, 2 ** 24)
-              for x in sample.batches(ddpm, zero, config, 300, seed)]
-    assert len(torch.cat(xs + others).flatten(1).unique(dim=0)) == 1200
+    others = [x for seed in (1, 256, 2 ** 24)
+              for _, x in sample.batches(ddpm, zero, config, 300, seed)]
+    assert len(torch.cat([*xs, *others]).flatten(1).unique(dim=0)) == 1200
     config = {"image_channels": 3, "image_size": 256}
-    assert [len(x) for x in sample.batches(ddpm, zero, config, 5, seed=0)] == [4, 1]
+    assert [len(x) for _, x in sample.batches(ddpm, zero, config, 5, seed=0)] == [4, 1]
     config["image_size"] = 1024
-    assert next(sample.batches(ddpm, zero, config, 2, seed=0)).shape == (1, 3, 1024, 1024)
+    assert next(sample.batches(ddpm, zero, config, 2, seed=0))[1].shape == (1, 3, 1024, 1024)
 
 
 @pytest.mark.parametrize("precision, used", [("float32", "float32"), ("bf16", "auto"),
@@ -243,7 +244,7 @@ def test_a_folder_gets_lossless_pngs_and_no_grid(trained, tmp_path, monkeypatch,
 
 def test_file_numbers_go_on_from_batch_to_batch(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    batches = [torch.full((2, 1, 4, 4), -1.0), torch.full((1, 1, 4, 4), 1.0)]
+    batches = [(0, torch.full((2, 1, 4, 4), -1.0)), (2, torch.full((1, 1, 4, 4), 1.0))]
     monkeypatch.setattr(sample, "batches", lambda *args: iter(batches))
     run("--checkpoint", trained[0], "--n", 3, "--folder", "many")
     assert [np.asarray(Image.open(f"many/00000{i}.png")).max() for i in range(3)] == [0, 0, 255]

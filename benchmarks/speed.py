@@ -1,0 +1,275 @@
+"""How fast, beside diffusers and beside what the machine can do at all?
+
+    python -m benchmarks.speed [--rows digits cifar10] [--precision auto] [--no-compile]
+
+One table for each network: images per second of training, network evaluations of one image per
+second of sampling, peak memory, and the share of the machine's own limit.  The limit is the rate of
+a large matrix product in the same precision, measured in the same run; the operations of the
+network are counted, not estimated.  Where diffusers is installed, its UNet2DModel of the same shape
+is trained as its example train_unconditional.py does (AdamW, EMAModel, clipping) and sampled with
+DDPMScheduler.  Every figure is the median of repeated, interleaved runs.  Each contestant then
+makes a few steps in a process of its own, for its peak memory.
+
+Last, the loop of train.py as a user runs it is timed beside the bare step, and the sampling loop
+beside the network alone.
+"""
+import argparse
+import contextlib
+import copy
+import io
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from sample import Parser, autocast, build, fast_bf16, integer, one_line_errors, pick_device
+from train import PRESETS, Config, L_simple, train, update_ema
+
+
+class Ours:
+    """Our network and process: one step of training, one of sampling, the network alone."""
+
+    def __init__(self, config, device, compiled):
+        self.precision = config.precision
+        self.ddpm, self.network = (part.to(device) for part in build(config.plain()))
+        self.ema = copy.deepcopy(self.network).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, fused=True)
+        self.model = torch.compile(self.network) if compiled else self.network
+
+    def loss(self, x_0):
+        with autocast(x_0.device, self.precision):
+            losses, _ = L_simple(self.ddpm, self.model, x_0, None)
+        return losses.mean()
+
+    def train_step(self, x_0):
+        self.network.train()
+        loss = self.loss(x_0)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        update_ema(self.ema, self.network, 0.999)
+
+    @torch.no_grad()
+    def sample_step(self, x_t, t):
+        self.network.eval()
+        with autocast(x_t.device, self.precision):
+            return self.ddpm.p_sample(self.model, x_t, t)
+
+    @torch.no_grad()
+    def evaluate(self, x_t, t):
+        self.network.eval()
+        with autocast(x_t.device, self.precision):
+            return self.model(x_t, torch.full((len(x_t),), t, device=x_t.device))
+
+
+class Diffusers(Ours):
+    """UNet2DModel of the same shape with DDPMScheduler."""
+
+    def __init__(self, config, device, compiled):
+        from diffusers import DDPMScheduler, UNet2DModel
+        from diffusers.training_utils import EMAModel
+
+        self.precision, size = config.precision, config.image_size
+        on = [size // 2 ** i in config.attention_resolutions
+              for i in range(len(config.channel_mults))]
+        self.network = UNet2DModel(
+            sample_size=size, in_channels=config.image_channels, out_channels=config.image_channels,
+            block_out_channels=[config.channels * mult for mult in config.channel_mults],
+            layers_per_block=config.num_res_blocks, dropout=config.dropout, norm_eps=1e-6,
+            down_block_types=["AttnDownBlock2D" if x else "DownBlock2D" for x in on],
+            up_block_types=["AttnUpBlock2D" if x else "UpBlock2D" for x in reversed(on)],
+            norm_num_groups=min(32, config.channels // 2), attention_head_dim=None, freq_shift=1,
+            flip_sin_to_cos=False, downsample_padding=0).to(device)
+        self.scheduler = DDPMScheduler(variance_type="fixed_large")
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, betas=(0.95, 0.999),
+                                           weight_decay=1e-6)
+        self.ema = EMAModel(self.network.parameters(), decay=0.9999, use_ema_warmup=True,
+                            inv_gamma=1.0, power=0.75)
+        model = torch.compile(self.network) if compiled else self.network
+        self.model = lambda x_t, t: model(x_t, t).sample
+
+    def loss(self, x_0):
+        eps = torch.randn_like(x_0)
+        t = torch.randint(0, 1000, (len(x_0),), device=x_0.device)
+        x_t = self.scheduler.add_noise(x_0, eps, t)
+        with autocast(x_0.device, self.precision):
+            eps_theta = self.model(x_t, t)
+        return F.mse_loss(eps_theta.float(), eps)
+
+    def train_step(self, x_0):
+        self.network.train()
+        self.loss(x_0).backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.step(self.network.parameters())
+
+    @torch.no_grad()
+    def sample_step(self, x_t, t):
+        self.network.eval()
+        return self.scheduler.step(self.evaluate(x_t, t - 1), t - 1, x_t).prev_sample
+
+
+CONTESTANTS = {"ours": (Ours, False), "diffusers": (Diffusers, False),
+               "ours, compiled": (Ours, True), "diffusers, compiled": (Diffusers, True)}
+
+
+def seconds(function, device, least=0.5):
+    """Return the seconds that one call takes, the mean of as many as fill `least` seconds."""
+    calls, start = 0, time.perf_counter()
+    while calls == 0 or time.perf_counter() - start < least:
+        function()
+        calls += 1
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return (time.perf_counter() - start) / calls
+
+
+def interleaved(functions, device, repeats):
+    """Return {name: median seconds of a call} of {name: function}, in turns after a first call."""
+    times = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    for _ in range(repeats):
+        for name, function in functions.items():
+            times[name].append(seconds(function, device))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def count_flops(config):
+    """Count the floating-point operations of one image: (forward, forward and backward)."""
+    _, network = build(config.plain())
+    H, t = config.image_size, torch.ones(1)
+    x = torch.zeros(1, config.image_channels, H, H)
+    counts = []
+    for backward in (False, True):
+        with FlopCounterMode(display=False) as counter:
+            out = network(x, t)
+            if backward:
+                out.sum().backward()
+        counts.append(counter.get_total_flops())
+    return counts
+
+
+def matrix_product(config, device):
+    """Return a function that multiplies two large matrices, and its floating-point operations."""
+    n = 8192 if device.type == "cuda" else 2048
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    a, b = torch.randn(2, n, n, device=device).to(dtype)
+    return lambda: a @ b, 2 * n ** 3
+
+
+class Enough(Exception):
+    pass
+
+
+def loop_seconds(config, steps):
+    """Return the median seconds of a step of train.py's own loop, from call to call of the loss."""
+    times = []
+
+    def loss(*args):
+        times.append(time.perf_counter())
+        if len(times) > steps:
+            raise Enough
+        return L_simple(*args)
+
+    with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()), \
+            contextlib.suppress(Enough):
+        train(Config(**{**config.plain(), "out": out, "sample_every": 0}), loss=loss)
+    return (times[-1] - times[steps // 5]) / (len(times) - 1 - steps // 5)
+
+
+def peak_memory(name, row, precision, device):
+    """Return the bytes that a few steps take at most, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.speed", "--rows", row, "--device", str(device),
+               "--precision", precision, "--memory", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+def print_memory(contestant, x_0, x_t, device):
+    for _ in range(3):
+        contestant.train_step(x_0)
+    if device.type == "cuda":
+        print(torch.cuda.max_memory_allocated(device))
+    else:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def main(argv=None):
+    parser = Parser(__doc__)
+    parser.add_argument("--rows", nargs="+", choices=("digits", "cifar10"),
+                        default=["digits", "cifar10"], help="the networks of these presets (both)")
+    parser.add_argument("--precision", choices=("auto", "bf16", "float32"), default="auto",
+                        help="of both networks (auto, as in train.py)")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True,
+                        help="with torch.compile as well (yes)")
+    parser.add_argument("--repeats", type=integer(1), default=5, help="of each measurement (5)")
+    parser.add_argument("--device", default="auto", help="cuda, mps, cpu, or auto: the first found")
+    parser.add_argument("--memory", choices=list(CONTESTANTS), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    with one_line_errors("speed.py"):
+        device = pick_device(args.device)
+        if args.precision == "auto":
+            args.precision = "bf16" if fast_bf16(device) else "float32"
+        for row in args.rows:
+            run(row, args, device)
+
+
+def run(row, args, device):
+    config = Config(**{**PRESETS[row], "precision": args.precision, "device": str(device)})
+    C, H = config.image_channels, config.image_size
+    batch = {"digits": 32, "cifar10": 128 if device.type == "cuda" else 8}[row]
+    n = {"digits": 64, "cifar10": 256 if device.type == "cuda" else 8}[row]      # sampled at once
+    x_0 = torch.rand(batch, C, H, H, device=device) * 2 - 1
+    x_t = torch.randn(n, C, H, H, device=device)
+    if args.memory:
+        kind, compiled = CONTESTANTS[args.memory]
+        return print_memory(kind(config, device, compiled), x_0, x_t, device)
+
+    present = {name: kind(config, device, compiled)
+               for name, (kind, compiled) in CONTESTANTS.items()
+               if (args.compile or not compiled) and (kind is Ours or has_diffusers())}
+    product, product_flops = matrix_product(config, device)
+    training = interleaved({"limit": product, **{
+        name: lambda c=c: c.train_step(x_0) for name, c in present.items()}}, device, args.repeats)
+    sampling = interleaved({
+        "limit": product, "alone": lambda: present["ours"].evaluate(x_t, 500),
+        **{name: lambda c=c: c.sample_step(x_t, 500) for name, c in present.items()}},
+        device, args.repeats)
+    forward, both = count_flops(config)
+    limit = product_flops / statistics.median([training["limit"], sampling["limit"]])
+    print(f"\n{row}: {C} x {H} x {H}, {forward / 1e9:.4g} GFLOP forward, {both / 1e9:.4g} in "
+          f"training, per image; {args.precision} on {device}, limit {limit / 1e12:.3g} TFLOP/s")
+    print(f"{'':22}{'training':>12}{'of':>7}{'sampling':>15}{'of':>7}{'peak':>9}")
+    print(f"{'':22}{f'img/s, B={batch}':>12}{'limit':>7}{f'evals/s, n={n}':>15}{'limit':>7}"
+          f"{'memory':>9}")
+    for name in present:
+        trained, sampled = batch / training[name], n / sampling[name]
+        memory = peak_memory(name, row, args.precision, device)
+        print(f"{name:22}{trained:12.1f}{both * trained / limit:7.0%}{sampled:15.1f}"
+              f"{forward * sampled / limit:7.0%}{memory / 2 ** 30:7.2f}GB")
+    for name in list(present)[1:]:
+        print(f"ours to {name}: training {training[name] / training['ours']:.2f}, sampling "
+              f"{sampling[name] / sampling['ours']:.2f}")
+    print(f"of a step of sampling, outside the network: "
+          f"{1 - sampling['alone'] / sampling['ours']:.1%}")
+
+
+def has_diffusers():
+    with contextlib.suppress(ImportError):
+        import diffusers                                                           # noqa: F401
+        return True
+    return False
+
+
+if __name__ == "__main__":
+    main()

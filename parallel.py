@@ -1,0 +1,69 @@
+"""Several processes, one for each GPU, as torchrun starts them; alone, a program notices nothing.
+
+    torchrun --nproc_per_node=2 train.py cifar10
+    torchrun --nproc_per_node=2 -- sample.py --n 50000 --folder samples
+
+Without the "--" torchrun takes --n for an option of its own.
+"""
+import atexit
+import contextlib
+import os
+import sys
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+
+def join():
+    """Join the processes that torchrun started, if it started this one.  Only the first prints."""
+    if "RANK" in os.environ and not dist.is_initialized():
+        backend = "gloo"
+        if torch.cuda.is_available():
+            backend = "cpu:gloo,cuda:nccl"
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))         # what "cuda" means here
+        dist.init_process_group(backend, timeout=timedelta(days=1))      # the first one samples
+        atexit.register(dist.destroy_process_group)
+        if rank() > 0:
+            sys.stdout = open(os.devnull, "w")
+
+
+def rank():
+    """Return which of the processes this is: 0 is the first, which writes the files."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world():
+    """Return how many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def gather(value):
+    """Return the values of all processes, in a list."""
+    values = [value] * world()
+    if world() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def total(tensor):
+    """Return the sum of the tensors of all processes, on the CPU."""
+    tensor = tensor.detach().cpu().clone()
+    if world() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def wait():
+    """Go on when all processes have come here."""
+    total(torch.zeros(1))
+
+
+@contextlib.contextmanager
+def one_first():
+    """Let the first process through the block alone, and the others when it is done."""
+    if rank() > 0:
+        wait()
+    yield
+    if rank() == 0:
+        wait()
