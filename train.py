@@ -211,9 +211,9 @@ def train(config, model=None, loss=L_simple, resume=False):
         while run.step < config.steps and not agree(stop):
             run.step += 1
             x_0, y = draw_batch(x, labels, config, device)                   # x_0 ~ q(x_0)
+            run.optimizer.zero_grad()                # now, so that no old gradients take memory
             with autocast(device, config.precision):
                 losses, t = loss(ddpm, model, x_0, y)
-            run.optimizer.zero_grad()
             losses.mean().backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
             for group in run.optimizer.param_groups:

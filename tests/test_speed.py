@@ -1,0 +1,83 @@
+"""The benchmark: operations are counted right, runs are interleaved, and the table is printed."""
+import itertools
+import math
+
+import pytest
+import torch
+from conftest import TINY
+from test_train import refused
+
+from benchmarks import speed
+from train import Config
+from unet import Attention, Downsample
+
+CPU = torch.device("cpu")
+
+
+def test_operations_are_those_of_every_convolution_linear_layer_and_attention():
+    config = Config(**TINY)
+    _, network = speed.build(config.plain())
+    expected = []
+
+    def count(module, inputs, out):
+        if isinstance(module, torch.nn.Conv2d):
+            expected.append(2 * out.numel() * math.prod(module.weight.shape[1:]))
+        elif isinstance(module, torch.nn.Linear):
+            expected.append(2 * out.numel() * module.in_features)
+        elif isinstance(module, Attention):          # q k^T and its product with v
+            expected.append(4 * out.shape[1] * math.prod(out.shape[2:]) ** 2)
+
+    assert isinstance(Downsample(4), torch.nn.Conv2d)
+    for module in network.modules():
+        module.register_forward_hook(count)
+    network(torch.zeros(1, 1, 8, 8), torch.ones(1))
+    forward, both = speed.count_flops(config)
+    assert forward == sum(expected)
+    assert 2.5 * forward < both <= 3 * forward
+
+
+def test_contestants_take_turns_and_the_median_of_each_counts(monkeypatch):
+    calls, clock = [], itertools.cycle([1.0, 5.0, 2.0, 6.0, 9.0, 4.0])
+    monkeypatch.setattr(speed, "seconds", lambda function, device: (function(), next(clock))[1])
+    functions = {name: lambda name=name: calls.append(name) for name in "ab"}
+    assert speed.interleaved(functions, CPU, 3) == {"a": 2.0, "b": 5.0}
+    assert calls == ["a", "b"] * 4                              # the first of each is not timed
+
+
+def test_the_seconds_of_a_call_are_the_mean_of_many(monkeypatch):
+    ticks = iter(range(100))
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(ticks) / 10)
+    assert speed.seconds(lambda: None, CPU, least=0.5) == pytest.approx(0.6 / 5)
+
+
+def test_the_loop_of_train_py_is_timed_as_it_is(config, tmp_path, monkeypatch):
+    steps = []
+    original = speed.L_simple
+    monkeypatch.setattr(speed, "L_simple", lambda *args: (steps.append(1), original(*args))[1])
+    assert 0 < speed.loop_seconds(config(steps=1000), steps=5) < 10
+    assert len(steps) == 5 and not list(tmp_path.iterdir())
+
+
+def test_a_table_is_printed(config, monkeypatch, capsys):
+    monkeypatch.setitem(speed.PRESETS, "digits", {**TINY, "device": "cpu"})
+    monkeypatch.setattr(speed, "seconds", lambda function, device, least=0: (function(), 0.25)[1])
+    monkeypatch.setattr(speed, "matrix_product", lambda config, device: (lambda: None, 10 ** 9))
+    monkeypatch.setattr(speed, "has_diffusers", lambda: False)
+    monkeypatch.setattr(speed, "peak_memory", lambda *args: 3 * 2 ** 30)
+    monkeypatch.setattr(speed, "loop_seconds", lambda config: 0.3)
+    speed.main(["--rows", "digits", "--no-compile", "--precision", "float32", "--device", "cpu"])
+    out = capsys.readouterr().out
+    assert "limit 0.004 TFLOP/s" in out and "takes +20.0% beside the bare step" in out
+    row = next(line.split() for line in out.splitlines() if line.startswith("ours "))
+    assert (row[1], row[3], row[5]) == ("128.0", "256.0", "3.00GB")            # 32 and 64 in 0.25 s
+
+
+def test_the_peak_of_a_process_is_its_own(capsys):
+    kept = torch.zeros(60_000_000)                   # 240 MB here, and not in the other process
+    small = speed.peak_memory("ours", "digits", "float32", CPU)
+    assert 2 ** 27 < small < 2 ** 31 and kept.nbytes == 240_000_000
+
+
+def test_wrong_arguments_end_in_one_line(capsys):
+    refused(capsys, ["--rows", "imagenet"], "imagenet", main=speed.main)
+    refused(capsys, ["--repeats", "0"], "1..", main=speed.main)
