@@ -242,7 +242,7 @@ def main(argv=None):
 
 def run(row, args, device):
     config = Config(**{**PRESETS[row], "precision": args.precision, "device": str(device)})
-    C, H = config.image_channels, config.image_size
+    C, H, t = config.image_channels, config.image_size, config.T // 2
     batch = {"digits": 32, "cifar10": 128 if device.type == "cuda" else 8}[row]
     n = {"digits": 64, "cifar10": 256 if device.type == "cuda" else 8}[row]      # sampled at once
     x_0 = torch.rand(batch, C, H, H, device=device) * 2 - 1
@@ -258,8 +258,8 @@ def run(row, args, device):
     training = interleaved({"limit": product, **{
         name: lambda c=c: c.train_step(x_0) for name, c in present.items()}}, device, args.repeats)
     sampling = interleaved({
-        "limit": product, "alone": lambda: present["ours"].evaluate(x_t, 500),
-        **{name: lambda c=c: c.sample_step(x_t, 500) for name, c in present.items()}},
+        "limit": product, "alone": lambda: present["ours"].evaluate(x_t, t),
+        **{name: lambda c=c: c.sample_step(x_t, t) for name, c in present.items()}},
         device, args.repeats)
     forward, both = count_flops(config)
     limit = product_flops / statistics.median([training["limit"], sampling["limit"]])
