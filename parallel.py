@@ -5,7 +5,6 @@
 
 Without the "--" torchrun takes --n for an option of its own.
 """
-import atexit
 import contextlib
 import os
 import sys
@@ -13,19 +12,28 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 
 def join():
     """Join the processes that torchrun started, if it started this one.  Only the first prints."""
-    if "RANK" in os.environ and not dist.is_initialized():
-        backend = "gloo"
-        if torch.cuda.is_available():
-            backend = "cpu:gloo,cuda:nccl"
+    if "LOCAL_RANK" in os.environ and not dist.is_initialized():
+        if own_gpu():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))         # what "cuda" means here
-        dist.init_process_group(backend, timeout=timedelta(days=1))      # the first one samples
-        atexit.register(dist.destroy_process_group)
+        dist.init_process_group("gloo", timeout=timedelta(days=1))       # the first one samples
         if rank() > 0:
             sys.stdout = open(os.devnull, "w")
+
+
+def own_gpu():
+    """Is there a GPU for each process of this machine?"""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= torch.cuda.device_count()
+
+
+def leave():
+    """Part from the other processes at the end of a run."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def rank():
@@ -36,6 +44,15 @@ def rank():
 def world():
     """Return how many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def replicate(model):
+    """Return a model whose gradients are the averages over all processes."""
+    if world() == 1:
+        return model
+    nccl = next(model.parameters()).is_cuda and own_gpu()
+    group = dist.new_group(backend="nccl") if nccl else None
+    return nn.parallel.DistributedDataParallel(model, process_group=group)
 
 
 def gather(value):
@@ -50,7 +67,10 @@ def total(tensor):
     """Return the sum of the tensors of all processes, on the CPU."""
     tensor = tensor.detach().cpu().clone()
     if world() > 1:
-        dist.all_reduce(tensor)
+        try:
+            dist.all_reduce(tensor)
+        except RuntimeError as error:
+            raise OSError("another process has ended") from error
     return tensor
 
 

@@ -129,7 +129,7 @@ def batch_size(H):
 
 def noise(seed, start, device):
     """Return the generator of the batch that begins with image `start`, for each batch its own."""
-    if start > 0:                                    # a hash, so that no two seeds meet
+    if start > 0:                                    # a hash: seed + start would repeat batches
         seed = int(np.random.SeedSequence((seed, start)).generate_state(1, np.uint64)[0])
     return torch.Generator(device).manual_seed(seed)
 
@@ -309,6 +309,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     with one_line_errors("sample.py"):
         run(args)
+        parallel.leave()
 
 
 def run(args):

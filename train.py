@@ -25,6 +25,7 @@ import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import nn
@@ -166,7 +167,8 @@ def train(config, model=None, loss=L_simple, resume=False):
     Args:
         config: Config.
         model: network to train; None builds the U-Net of the config.
-        loss: called as loss(ddpm, model, x_0, labels), see L_simple.
+        loss: called as loss(ddpm, model, x_0, labels), see L_simple.  Where there are several
+            processes, it may do no more with the model than call it.
         resume: go on from config.out/checkpoint.pt.
 
     Returns:
@@ -203,8 +205,7 @@ def train(config, model=None, loss=L_simple, resume=False):
     print(f"{sum(weight.numel() for weight in model.parameters()):,} weights, {config.precision} "
           f"on {device}, to {out}", flush=True)
 
-    if parallel.world() > 1:
-        model = nn.parallel.DistributedDataParallel(model)       # averages the gradients
+    model = parallel.replicate(model)
     finite = torch.ones((), dtype=torch.bool, device=device)
     since = run.step, time.monotonic()
     with until_signal() as stop:
@@ -241,7 +242,7 @@ def train(config, model=None, loss=L_simple, resume=False):
             save(out, config, run)
             print(f"stopped and saved at step {run.step} of {config.steps}; to go on: python "
                   f"train.py --resume --out {shlex.quote(str(out))}", flush=True)
-            raise SystemExit(128 + stop[0])
+            raise SystemExit(128 + (stop or [signal.SIGTERM])[0])
     print(f"wrote {out / 'samples.png'}; for more: python sample.py --seed 1 --checkpoint "
           f"{shlex.quote(str(out / 'checkpoint.pt'))}", flush=True)
     return ddpm, run.ema
@@ -321,15 +322,13 @@ def until_signal():
 
 
 def agree(stop):
-    """Let a signal that one process got stop all of them, at the same step."""
-    if parallel.world() > 1 and parallel.total(torch.tensor(len(stop))) > 0 and not stop:
-        stop.append(signal.SIGTERM)
-    return stop
+    """Has any process got a signal?  All hear the same, so that they stop at the same step."""
+    return parallel.total(torch.tensor(len(stop))).item() > 0
 
 
 def own_seed(seed, step=0):
-    """Return a seed for the noise of this process from the run's, which is below 2^32."""
-    return seed + (parallel.rank() << 32) + (step << 40)
+    """Return a seed for the noise of this process: 32 bits, of which a CPU takes no more."""
+    return int(np.random.SeedSequence((seed, parallel.rank(), step)).generate_state(1)[0])
 
 
 # ---- the files of a run ----
@@ -366,7 +365,8 @@ def restore(out, config, run):
             if len(on_device) == len(device_rng(run.tally.device)):
                 device_rng(run.tally.device, on_device)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is for sampling only, or of another network") from error
+        raise ValueError(f"{path} is for sampling only, of another network or of another version "
+                         "of train.py") from error
     if run.tally.any() and run.rows and run.rows[-1][0] == run.step:
         run.rows.pop()                               # of an interval cut short: it goes on now
     if config.steps < run.step:
@@ -487,6 +487,7 @@ def main(argv=None):
     with one_line_errors("train.py"):
         config, resume = parse(argv)
         train(config, resume=resume)
+        parallel.leave()
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Ours:
         self.ddpm, self.network = (part.to(device) for part in build(config.plain()))
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, fused=True)
-        self.model = torch.compile(self.network) if compiled else self.network
+        self.model = torch.compile(self.network, dynamic=False) if compiled else self.network
 
     def loss(self, x_0):
         with autocast(x_0.device, self.precision):
@@ -93,7 +93,7 @@ class Diffusers(Ours):
                                            weight_decay=1e-6)
         self.ema = EMAModel(self.network.parameters(), decay=0.9999, use_ema_warmup=True,
                             inv_gamma=1.0, power=0.75)
-        model = torch.compile(self.network) if compiled else self.network
+        model = torch.compile(self.network, dynamic=False) if compiled else self.network
         self.model = lambda x_t, t: model(x_t, t).sample
 
     def loss(self, x_0):
@@ -122,14 +122,19 @@ CONTESTANTS = {"ours": (Ours, False), "diffusers": (Diffusers, False),
                "ours, compiled": (Ours, True), "diffusers, compiled": (Diffusers, True)}
 
 
+def synchronize(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def seconds(function, device, least=0.5):
     """Return the seconds that one call takes, the mean of as many as fill `least` seconds."""
+    synchronize(device)
     calls, start = 0, time.perf_counter()
     while calls == 0 or time.perf_counter() - start < least:
         function()
         calls += 1
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+    synchronize(device)
     return (time.perf_counter() - start) / calls
 
 
@@ -162,6 +167,8 @@ def count_flops(config):
 def matrix_product(config, device):
     """Return a function that multiplies two large matrices, and its floating-point operations."""
     n = 8192 if device.type == "cuda" else 2048
+    if device.type == "cuda":                        # convolutions take TF32 for float32 as it is
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     a, b = torch.randn(2, n, n, device=device).to(dtype)
     return lambda: a @ b, 2 * n ** 3
@@ -179,6 +186,8 @@ def loop_seconds(config, steps=125):
     times = []
 
     def loss(*args):
+        if len(times) in (steps // 5, steps):
+            synchronize(torch.device(config.device))
         times.append(time.perf_counter())
         if len(times) > steps:
             raise Enough
@@ -203,7 +212,7 @@ def peak_memory(name, row, precision, device):
     """Return the bytes that a few steps take at most, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.speed", "--rows", row, "--device", str(device),
                "--precision", precision, "--memory", name]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return int(done.stdout.split()[-1])
 
 
@@ -251,9 +260,11 @@ def run(row, args, device):
         kind, compiled = CONTESTANTS[args.memory]
         return print_memory(kind(config, device, compiled), x_0, x_t, device)
 
-    present = {name: kind(config, device, compiled)
-               for name, (kind, compiled) in CONTESTANTS.items()
-               if (args.compile or not compiled) and (kind is Ours or has_diffusers())}
+    names = [name for name, (kind, compiled) in CONTESTANTS.items()
+             if (args.compile or not compiled) and (kind is Ours or has_diffusers())]
+    memory = {name: peak_memory(name, row, args.precision, device) for name in names}
+    torch._dynamo.reset()                            # no shapes of the row before
+    present = {name: CONTESTANTS[name][0](config, device, CONTESTANTS[name][1]) for name in names}
     product, product_flops = matrix_product(config, device)
     training = interleaved({"limit": product, **{
         name: lambda c=c: c.train_step(x_0) for name, c in present.items()}}, device, args.repeats)
@@ -270,9 +281,8 @@ def run(row, args, device):
           f"{'memory':>9}")
     for name in present:
         trained, sampled = batch / training[name], n / sampling[name]
-        memory = peak_memory(name, row, args.precision, device)
         print(f"{name:22}{trained:12.1f}{both * trained / limit:7.0%}{sampled:15.1f}"
-              f"{forward * sampled / limit:7.0%}{memory / 2 ** 30:7.2f}GB")
+              f"{forward * sampled / limit:7.0%}{memory[name] / 2 ** 30:7.2f}GB")
     for name in list(present)[1:]:
         print(f"ours to {name}: training {training[name] / training['ours']:.2f}, sampling "
               f"{sampling[name] / sampling['ours']:.2f}")

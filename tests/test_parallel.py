@@ -15,7 +15,7 @@ import train
 ROOT = Path(train.__file__).parent
 # Trains as `python train.py` does, but on batches that it knows, and keeps what it was given.
 SCRIPT = """
-import os, sys, signal
+import os, sys, signal, threading, time
 import torch
 import data, parallel, train
 from ddpm import DDPM
@@ -44,13 +44,26 @@ def spied(ddpm, model, x_0, labels):
     seen.append((x_0, t))
     if case == "signal" and rank == 1 and calls == 3:
         os.kill(os.getpid(), signal.SIGTERM)
+    if case == "late" and rank == 1 and calls == 2:
+        threading.Timer(1.5, rings).start()
     return losses, t
+
+if case == "late":                   # the second process gets a signal while it waits for the first
+    def sample_grid(*args):
+        if rank == 0:
+            time.sleep(3)
+
+    def rings():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    train.sample_grid = sample_grid
 
 tiny = dict(image_size=8, channels=4, channel_mults=(1, 2), attention_resolutions=(4,), T=5,
             schedule="cosine", steps=4, batch_size=4, warmup=2, log_every=2, save_every=100,
             sample_every=0, device="cpu", precision="float32", out=out)
-if case == "signal":
+if case in ("signal", "late"):
     tiny["steps"] = 1000
+    tiny["sample_every"] = 2 if case == "late" else 0
 try:
     train.train(train.Config(**tiny), loss=known if case == "known" else spied)
 finally:
@@ -152,4 +165,24 @@ def test_alone_nothing_is_shared():
     assert torch.equal(parallel.total(torch.ones(2)), torch.ones(2))
     with parallel.one_first():
         parallel.wait()
-    assert train.agree([]) == [] and train.agree([signal.SIGINT]) == [signal.SIGINT]
+    assert not train.agree([]) and train.agree([signal.SIGINT])
+    model = torch.nn.Linear(1, 1)
+    assert parallel.replicate(model) is model
+    parallel.leave()
+
+
+def test_no_two_processes_and_no_two_steps_have_the_same_noise(monkeypatch):
+    """Not even on a CPU, whose generator takes 32 bits of a seed."""
+    noise = set()
+    for rank in range(4):
+        monkeypatch.setattr(train.parallel, "rank", lambda rank=rank: rank)
+        for seed, step in ((0, 0), (0, 7), (5, 0), (5, 2 ** 20)):
+            torch.manual_seed(train.own_seed(seed, step))
+            noise.add(tuple(torch.rand(4).tolist()))
+    assert len(noise) == 16
+
+
+def test_a_signal_that_comes_while_the_first_process_samples_stops_all(script, tmp_path):
+    done = torchrun(2, script, tmp_path / "run", "late")
+    assert "stopped and saved at step 3 of 1000" in done.stdout, done.stderr
+    assert content(tmp_path / "run")["step"] == 3
