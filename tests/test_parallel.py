@@ -44,17 +44,14 @@ def spied(ddpm, model, x_0, labels):
     seen.append((x_0, t))
     if case == "signal" and rank == 1 and calls == 3:
         os.kill(os.getpid(), signal.SIGTERM)
-    if case == "late" and rank == 1 and calls == 2:
-        threading.Timer(1.5, rings).start()
     return losses, t
 
 if case == "late":                   # the second process gets a signal while it waits for the first
     def sample_grid(*args):
         if rank == 0:
             time.sleep(3)
-
-    def rings():
-        os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
     train.sample_grid = sample_grid
 
