@@ -235,7 +235,7 @@ def train(config, model=None, loss=L_simple, resume=False):
             if config.sample_every and run.step % config.sample_every == 0 and not last:
                 sample_grid(out / "samples" / f"{run.step:06}.png", 16, ddpm, config, run, stop)
                 since = run.step, time.monotonic()
-        if not stop:
+        if run.step == config.steps and not stop:
             sample_grid(out / "samples.png", 64, ddpm, config, run, stop)
         if agree(stop):
             check(finite, run.step, out)

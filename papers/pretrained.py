@@ -42,7 +42,8 @@ PROCESS = {"_class_name": "DDPMScheduler", "prediction_type": "epsilon", "traine
            "rescale_betas_zero_snr": False}
 SILENT_PROCESS = {**PROCESS, "num_train_timesteps": 1000, "beta_schedule": "linear",
                   "beta_start": 1e-4, "beta_end": 0.02, "variance_type": "fixed_small"}
-PAPERS_PROCESS = {**SILENT_PROCESS, "variance_type": "fixed_large"}        # Ho et al. 2020, sec. 4
+# Ho et al. 2020, sec. 4, with the variance that the authors' CIFAR-10 script takes.
+PAPERS_PROCESS = {**SILENT_PROCESS, "variance_type": "fixed_large"}
 TOP = {"emb.0": "time_embedding.linear_1", "emb.2": "time_embedding.linear_2",
        "conv_in": "conv_in", "norm_out": "conv_norm_out", "conv_out": "conv_out"}
 PARTS = {"norm1": "resnets.{}.norm1", "conv1": "resnets.{}.conv1", "norm2": "resnets.{}.norm2",

@@ -108,6 +108,7 @@ def test_each_process_has_its_own_noise_and_a_signal_to_one_stops_both(script, t
     done = torchrun(2, script, tmp_path / "run", "signal")
     assert "stopped and saved at step 3 of 1000" in done.stdout
     assert content(tmp_path / "run")["step"] == 3
+    assert not (tmp_path / "run" / "samples.png").exists()      # which the end of a run makes
     one, two = (torch.load(tmp_path / f"run-{rank}.pt", weights_only=True) for rank in (0, 1))
     assert len(one) == len(two) == 3
     for (x_0, t), (other, other_t) in zip(one, two, strict=True):
