@@ -63,7 +63,8 @@ class Attention(nn.Module):
     def forward(self, x):
         B, C, H, W = x.shape
         qkv = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)              # (B, HW, 3C)
-        q, k, v = qkv[:, None].chunk(3, dim=3)                               # each (B, 1, HW, C)
+        qkv = qkv[:, None].contiguous()              # fused attention wants C innermost in memory
+        q, k, v = qkv.chunk(3, dim=3)                                        # each (B, 1, HW, C)
         h = F.scaled_dot_product_attention(q, k, v)                          # (B, 1, HW, C)
         h = h[:, 0].transpose(1, 2).reshape(B, C, H, W)
         return x + self.proj(h)

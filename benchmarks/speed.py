@@ -7,8 +7,9 @@ second of sampling, peak memory, and the share of the machine's own limit.  The 
 a large matrix product in the same precision, measured in the same run; the operations of the
 network are counted, not estimated.  Where diffusers is installed, its UNet2DModel of the same shape
 is trained as its example train_unconditional.py does (AdamW, EMAModel, clipping) and sampled with
-DDPMScheduler.  Every figure is the median of repeated, interleaved runs.  Each contestant then
-makes a few steps in a process of its own, for its peak memory.
+DDPMScheduler, in the same precision and in float32, its default.  Every figure is the median of
+repeated, interleaved runs.  Each contestant makes a few steps in a process of its own as well, for
+its peak memory.
 
 Last, the loop of train.py as a user runs it is timed beside the bare step, and the sampling loop
 beside the network alone.
@@ -23,11 +24,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sample import Parser, autocast, build, fast_bf16, integer, one_line_errors, pick_device
@@ -118,8 +121,10 @@ class Diffusers(Ours):
         return self.scheduler.step(self.evaluate(x_t, t - 1), t - 1, x_t).prev_sample
 
 
-CONTESTANTS = {"ours": (Ours, False), "diffusers": (Diffusers, False),
-               "ours, compiled": (Ours, True), "diffusers, compiled": (Diffusers, True)}
+# name: kind, compiled, precision if not that of the run
+CONTESTANTS = {"ours": (Ours, False, None), "diffusers": (Diffusers, False, None),
+               "diffusers, float32": (Diffusers, False, "float32"),               # its default
+               "ours, compiled": (Ours, True, None), "diffusers, compiled": (Diffusers, True, None)}
 
 
 def synchronize(device):
@@ -156,7 +161,7 @@ def count_flops(config):
     x = torch.zeros(1, config.image_channels, H, H)
     counts = []
     for backward in (False, True):
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             out = network(x, t)
             if backward:
                 out.sum().backward()
@@ -256,15 +261,19 @@ def run(row, args, device):
     n = {"digits": 64, "cifar10": 256 if device.type == "cuda" else 8}[row]      # sampled at once
     x_0 = torch.rand(batch, C, H, H, device=device) * 2 - 1
     x_t = torch.randn(n, C, H, H, device=device)
-    if args.memory:
-        kind, compiled = CONTESTANTS[args.memory]
-        return print_memory(kind(config, device, compiled), x_0, x_t, device)
+    def enter(name):
+        kind, compiled, precision = CONTESTANTS[name]
+        return kind(replace(config, precision=precision or config.precision), device, compiled)
 
-    names = [name for name, (kind, compiled) in CONTESTANTS.items()
-             if (args.compile or not compiled) and (kind is Ours or has_diffusers())]
+    if args.memory:
+        return print_memory(enter(args.memory), x_0, x_t, device)
+
+    names = [name for name, (kind, compiled, precision) in CONTESTANTS.items()
+             if (args.compile or not compiled) and (kind is Ours or has_diffusers())
+             and precision != config.precision]
     memory = {name: peak_memory(name, row, args.precision, device) for name in names}
     torch._dynamo.reset()                            # no shapes of the row before
-    present = {name: CONTESTANTS[name][0](config, device, CONTESTANTS[name][1]) for name in names}
+    present = {name: enter(name) for name in names}
     product, product_flops = matrix_product(config, device)
     training = interleaved({"limit": product, **{
         name: lambda c=c: c.train_step(x_0) for name, c in present.items()}}, device, args.repeats)

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unet import Attention, Downsample, ResidualBlock, UNet, Upsample, timestep_embedding
 
@@ -159,6 +160,25 @@ def test_attention_is_softmax_q_k_v_over_the_pixels():
     h = torch.einsum("dc,bcn->bdn", attention.proj.weight[:, :, 0, 0], h)
     h = h + attention.proj.bias[:, None]
     torch.testing.assert_close(attention(x), x + h.reshape(2, 8, 3, 5))
+
+
+def test_attention_takes_a_fused_kernel():
+    """Which a GPU has only where each of q, k and v has its channels innermost in memory."""
+    attention, x = Attention(8), torch.randn(2, 8, 4, 4)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):               # and no other
+        attention(x)
+    seen, original = [], F.scaled_dot_product_attention
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "scaled_dot_product_attention",
+                      lambda *qkv: seen.extend(qkv) or original(*qkv))
+        attention(x)
+    assert [y.stride(3) for y in seen] == [1, 1, 1]
+
+
+def test_the_network_compiles_in_one_piece():
+    net, x_t, t = randomise(small()), torch.randn(2, 1, 8, 8), torch.tensor([1, 5])
+    whole = torch.compile(net, backend="eager", fullgraph=True)
+    torch.testing.assert_close(whole(x_t, t), net(x_t, t))
 
 
 def test_down_starts_at_the_first_pixel_and_pads_right_and_bottom():
