@@ -12,6 +12,7 @@ import contextlib
 import gzip
 import hashlib
 import http.client
+import io
 import math
 import os
 import sys
@@ -26,6 +27,8 @@ import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from checkpoint import replacing, sweep
 
 FACES = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSerif",
          "DejaVuSerif-Bold", "DejaVuSerif-Italic", "STIXGeneral", "STIXGeneralBol", "cmss10")
@@ -55,6 +58,8 @@ MD5 = {
 }
 KEYS = {md5: key for key, md5 in MD5.items()}
 LARGEST = 2 ** 28                                         # bytes; no file above is larger
+TIMEOUT = 30                                              # seconds without an answer of a server
+STALE = 3600                                              # what is half written and so old is dead
 # What a folder may hold. EPS and the like are left out: Pillow runs another program to read them.
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF",
            ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM", ".pgm": "PPM"}
@@ -94,7 +99,7 @@ def load(name_or_path, image_size=None, image_channels=None, split="train", data
     else:
         raise ValueError(f"{name_or_path!r} is neither a folder nor one of digits, "
                          + ", ".join(MIRRORS))
-    C, H = image_channels or x.shape[1], image_size or x.shape[2]
+    C, H = image_channels or x.shape[1], image_size or min(x.shape[2:])
     if x.shape[1:] != (C, H, H):
         x = np.stack([fit(to_image(image), H, C) for image in x])
     return torch.from_numpy(x), torch.from_numpy(labels.astype(np.int64))
@@ -178,9 +183,14 @@ def cifar10(split, data_dir):
             or download("cifar10", CIFAR10_ARCHIVE, data_dir)
         try:
             with tarfile.open(archive) as tar:               # read in place: nothing is unpacked
-                records = b"".join(tar.extractfile(f"cifar-10-batches-bin/{file}").read()
-                                   for file in CIFAR10_FILES[split])
-        except (tarfile.TarError, EOFError, KeyError, AttributeError, zlib.error) as error:
+                members = [tar.getmember(f"cifar-10-batches-bin/{file}")
+                           for file in CIFAR10_FILES[split]]
+                if not all(member.isreg() and member.size <= LARGEST for member in members):
+                    raise ValueError("its files are links, or too large")
+                records = b"".join(tar.extractfile(member).read() for member in members)
+        except Exception as error:                           # a damaged archive raises anything
+            if getattr(error, "errno", None):                # but this is the disk
+                raise
             raise ValueError(f"{archive} is not CIFAR-10's binary version: {error}") from error
     if len(records) == 0 or len(records) % 3073:
         raise ValueError(f"CIFAR-10 in {data_dir}: {len(records)} bytes, not records of 1 + 3072")
@@ -203,9 +213,12 @@ def read(path):
     if content[:2] != b"\x1f\x8b":                            # the mark of gzip
         return content
     try:
-        return gzip.decompress(content)
+        content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is a damaged gzip file: {error}") from error
+    if len(content) > LARGEST:
+        raise ValueError(f"{path} is larger, unpacked, than any file of a data set here")
+    return content
 
 
 def read_idx(path, ndim):
@@ -219,7 +232,7 @@ def read_idx(path, ndim):
 
 
 def check_labels(x, labels, source):
-    if len(x) != len(labels) or len(x) == 0 or labels.max() > 9:
+    if len(x) != len(labels) or x.size == 0 or labels.max() > 9:
         raise ValueError(f"{source}: {len(x)} images, {len(labels)} labels, which should be 0..9")
     return labels
 
@@ -227,14 +240,16 @@ def check_labels(x, labels, source):
 def download(name, file, data_dir):
     """Fetch one file from the first mirror that has it whole, and return its path."""
     path, problems = data_dir / name / file, []
+    sweep(path.parent, STALE)
     for mirror in MIRRORS[name]:
         try:
-            with (urllib.request.urlopen(mirror + file, timeout=30) as response,
+            with (urllib.request.urlopen(mirror + file, timeout=TIMEOUT) as response,
                   replacing(path) as tmp, open(tmp, "wb") as f):
                 md5 = hashlib.md5(usedforsecurity=False)
-                size = min(int(response.headers.get("Content-Length", LARGEST)), LARGEST)
-                for i in track(range(0, size, 2 ** 20), f"{mirror}{file}, MB"):
-                    chunk = response.read(min(2 ** 20, size - i))
+                size = int(response.headers.get("Content-Length", LARGEST))
+                size = min(max(size, 1), LARGEST)
+                for chunk in track(chunks(response, size), f"{mirror}{file}, MB",
+                                   math.ceil(size / 2 ** 20)):
                     md5.update(chunk)
                     f.write(chunk)
                 if md5.hexdigest() != MD5[f"{name}/{file}"]:
@@ -247,6 +262,17 @@ def download(name, file, data_dir):
                   f"Put these files, gzipped or not, into {data_dir / name}: {files}")
 
 
+def chunks(response, size):
+    """Yield `size` bytes, a MB at a time; a server that stalls or dribbles is given up."""
+    for i in range(0, size, 2 ** 20):
+        chunk, end = b"", time.monotonic() + 10 * TIMEOUT
+        while part := response.read1(min(2 ** 20, size - i) - len(chunk)):
+            chunk += part
+            if time.monotonic() > end:
+                raise TimeoutError(f"less than a MB in {10 * TIMEOUT} seconds")
+        yield chunk
+
+
 # ---- a folder of images ----
 
 def folder(root, image_size, image_channels, data_dir):
@@ -256,24 +282,44 @@ def folder(root, image_size, image_channels, data_dir):
     it is never stale, and replaces what the same folder had before.  A file that cannot be read is
     named and skipped.
     """
-    def fail(error):                             # os.walk would pass over what it cannot open
-        raise error
-
-    files = sorted(os.path.normpath(os.path.join(os.path.relpath(where, root), name))
-                   for where, _, names in os.walk(root, onerror=fail) for name in names
-                   if os.path.splitext(name)[1].lower() in FORMATS and not name.startswith("."))
+    files = image_files(root)
     if not files:
         raise ValueError(f"no images in {root} (looked for {', '.join(FORMATS)})")
     names = [os.path.basename(os.path.dirname(file)) for file in files]      # "" in root itself
     classes = {name: label for label, name in enumerate(sorted(set(names)))}
     cache = cache_path(root, files, image_size, image_channels, data_dir)
+    shape = len(files), image_channels, image_size, image_size
     try:
-        x, kept = np.load(cache, mmap_mode="c"), np.load(cache.with_suffix(".kept.npy"))
-    except (OSError, ValueError):                               # not there yet
-        kept = decode_all(root, files, image_size, image_channels, cache)
-        x = np.load(cache, mmap_mode="c")                       # copy on write: torch wants that
+        x, kept = map_cache(cache, shape)
+    except (OSError, ValueError, EOFError):                     # not there yet, or damaged
+        decode_all(root, files, shape, cache)
+        x, kept = map_cache(cache, shape)
     labels = torch.tensor([classes[names[i]] for i in kept])
-    return torch.from_numpy(x)[:len(kept)], None if list(classes) == [""] else labels
+    return x[:len(kept)], None if list(classes) == [""] else labels
+
+
+def image_files(root):
+    """List the pictures under root, linked folders included, in the order of their names."""
+    def fail(error):                             # os.walk would pass over what it cannot open
+        raise error
+
+    files, seen = [], {str(folder) for folder in (root.resolve(), *root.resolve().parents)}
+    for where, folders, names in os.walk(root, onerror=fail, followlinks=True):
+        folders[:] = [name for name in sorted(folders)           # each once: links may loop
+                      if (real := os.path.realpath(os.path.join(where, name))) not in seen
+                      and not seen.add(real)]
+        files += [os.path.normpath(os.path.join(os.path.relpath(where, root), name))
+                  for name in names
+                  if os.path.splitext(name)[1].lower() in FORMATS and not name.startswith(".")]
+    return sorted(files)
+
+
+def map_cache(cache, shape):
+    x, kept = np.load(cache, mmap_mode="c"), np.load(cache.with_suffix(".kept.npy"))
+    if (x.shape, x.dtype, kept.dtype) != (shape, np.uint8, np.int64) or kept.ndim != 1 \
+            or not (np.diff(kept, prepend=-1, append=len(x)) > 0).all():
+        raise ValueError(f"{cache} is damaged")
+    return torch.from_numpy(x), kept                            # copy on write: torch wants that
 
 
 def cache_path(root, files, image_size, image_channels, data_dir):
@@ -290,17 +336,19 @@ def cache_path(root, files, image_size, image_channels, data_dir):
     return data_dir / "cache" / f"{folder}-{digest(content)}.npy"
 
 
-def decode_all(root, files, image_size, image_channels, cache):
-    """Write the readable images to cache, in order, and return their indices into files, (n,)."""
+def decode_all(root, files, shape, cache):
+    """Write the readable images to cache, in order, and beside it their indices into files."""
     def attempt(file):
         try:
             with Image.open(root / file, formats=sorted(set(FORMATS.values()))) as image:
-                return fit(ImageOps.exif_transpose(image), image_size, image_channels)
+                if image.width * image.height > LARGEST // 4:    # 4 bytes a pixel, in each thread
+                    raise ValueError(f"{image.width} x {image.height} pixels are too many")
+                return fit(ImageOps.exif_transpose(image), shape[3], shape[1])
         except Exception as error:                # Pillow's readers raise nearly everything
             return error
 
     kept = []
-    shape = (len(files), image_channels, image_size, image_size)
+    sweep(cache.parent, STALE)
     with replacing(cache) as tmp, ThreadPoolExecutor() as pool, open(tmp, "wb") as f:
         np.lib.format.write_array_header_1_0(f, {"descr": "|u1", "fortran_order": False,
                                                  "shape": shape})
@@ -318,12 +366,11 @@ def decode_all(root, files, image_size, image_channels, cache):
                              "than 1%, cannot be read: remove or repair them")
         f.truncate(size)                         # as the header says; the last rows may be void
         with replacing(cache.with_suffix(".kept.npy")) as tmp, open(tmp, "wb") as f_kept:
-            np.save(f_kept, np.array(kept))
+            np.save(f_kept, np.array(kept, np.int64))
     for old in cache.parent.glob(cache.name.split("-")[0] + "-*.npy"):
         if not old.name.startswith(cache.stem):
             with contextlib.suppress(OSError):   # another program may be using it
                 old.unlink()
-    return kept
 
 
 def fit(image, size, channels):
@@ -346,29 +393,10 @@ def fit(image, size, channels):
 
 # ---- what the other files need too ----
 
-@contextlib.contextmanager
-def replacing(path):
-    """Give a temporary name beside `path`, and move it there only if the block succeeds."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f"{path.name}.{os.getpid()}.tmp")     # two programs may write one file
-    try:
-        yield tmp
-        with open(tmp, "rb+") as f:
-            os.fsync(f.fileno())
-        os.replace(tmp, path)
-    except OSError as error:
-        if error.errno and error.filename is None:
-            error.filename = str(path)                       # a full disk does not say where
-        raise
-    finally:
-        tmp.unlink(missing_ok=True)
-
-
 def track(items, label, total=None):
     """Yield the items; say on stderr how many are done, how fast, and how much time is left."""
     total = total or len(items)
-    terminal = sys.stderr.isatty()
+    terminal = sys.stderr and sys.stderr.isatty()            # there is none where it was closed
     start = shown = time.monotonic()
     for done, item in enumerate(items, 1):
         yield item

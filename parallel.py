@@ -15,9 +15,15 @@ import torch.distributed as dist
 from torch import nn
 
 
-def join():
-    """Join the processes that torchrun started, if it started this one.  Only the first prints."""
+def join(device="auto"):
+    """Join the processes that torchrun started, if it started this one.  Only the first prints.
+
+    Raises:
+        ValueError: there are several, and `device` is the name of one that they would share.
+    """
     if "LOCAL_RANK" in os.environ and not dist.is_initialized():
+        if device not in ("auto", "cuda", "cpu"):
+            raise ValueError(f"--device must be auto, cuda or cpu under torchrun, not {device}")
         if own_gpu():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))         # what "cuda" means here
         dist.init_process_group("gloo", timeout=timedelta(days=1))       # the first one samples
@@ -87,3 +93,8 @@ def one_first():
     yield
     if rank() == 0:
         wait()
+
+
+def first(context):
+    """Return a context for the first process, and one that does nothing for the others."""
+    return context if rank() == 0 else contextlib.nullcontext()

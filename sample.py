@@ -9,6 +9,8 @@ The weights are always the EMA.  --seed fixes the pictures for a given --n on a 
 """
 import argparse
 import contextlib
+import functools
+import hashlib
 import io
 import math
 import os
@@ -20,9 +22,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import parallel
-from data import replacing, to_image, to_uint8, track
+from checkpoint import check_weights, locked, read_checkpoint, replacing
+from data import to_image, to_uint8, track
 from ddpm import DDPM
 from schedules import SCHEDULES
 from unet import UNet
@@ -34,41 +38,17 @@ SHIPPED = Path(__file__).resolve().parent / "assets" / "digits.pt"
 
 def build(config):
     """Build (ddpm, model) as a config (a dict) describes them, with fresh weights."""
+    return process(config), network(config)
+
+
+def process(config):
     if config["schedule"] not in SCHEDULES:
         raise ValueError(f"there is no schedule {config['schedule']!r} in {list(SCHEDULES)}")
-    ddpm = DDPM(SCHEDULES[config["schedule"]](config["T"]), config["variance"])
-    return ddpm, UNet(**{name: config[name] for name in NETWORK})
+    return DDPM(SCHEDULES[config["schedule"]](config["T"]), config["variance"])
 
 
-def read_checkpoint(path):
-    """Read a checkpoint, onto the CPU, without running any code that may be in it.
-
-    Returns:
-        The dict that train.py wrote; at least "config", "step" and "ema" are there.
-
-    Raises:
-        ValueError: the file is not a whole checkpoint of this project.
-        OSError: there is no such file, or it cannot be read.
-    """
-    try:
-        with open(path, "rb") as f, warnings.catch_warnings():
-            warnings.simplefilter("ignore")          # torch warns of odd pickles before it refuses
-            checkpoint = torch.load(f, map_location="cpu", weights_only=True)
-        if not {"config", "step", "ema"} <= set(checkpoint):
-            raise ValueError("entries are missing")
-        return checkpoint
-    except OSError:
-        raise
-    except Exception as error:                       # a damaged or hostile file raises anything
-        raise ValueError(f"{path} is not a whole checkpoint made by train.py") from error
-
-
-def write_checkpoint(content, path):
-    """Replace a checkpoint.  Whatever kills the program, the old or the new one is there, whole."""
-    buffer = io.BytesIO()                            # so that a full disk fails in a plain write
-    torch.save(content, buffer)
-    with replacing(path) as tmp:
-        tmp.write_bytes(buffer.getbuffer())
+def network(config):
+    return UNet(**{name: config[name] for name in NETWORK})
 
 
 def load(checkpoint, device="cpu", model=None):
@@ -85,16 +65,24 @@ def load(checkpoint, device="cpu", model=None):
         model: the network with the EMA weights, in eval mode, without gradients.
 
     Raises:
-        ValueError: the file is not a whole checkpoint, or does not fit the network.
+        ValueError: the file is not a whole checkpoint, does not fit the network, or holds weights
+            that are not finite.
         OSError: the file cannot be read.
     """
     content = read_checkpoint(checkpoint)
-    config = content["config"]
+    config, ema = content["config"], content["ema"]
     try:
-        ddpm, unet = build(config)
-        model = unet if model is None else model
-        model.load_state_dict(content["ema"])
-    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        blocks = model is None and config["num_res_blocks"] * len(config["channel_mults"])
+        if type(config["T"]) is not int or config["T"] > 10 ** 6 or blocks > len(ema):
+            raise ValueError("no run has such a T, or such a number of blocks")     # it takes hours
+        ddpm = process(config)
+        with torch.device("meta"):                   # where a network takes no memory
+            check_weights(ema, network(config) if model is None else model)
+        model = network(config) if model is None else model
+        model.load_state_dict(ema)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint}: {error}") from error
+    except Exception as error:                       # a config can hold anything
         raise ValueError(f"the weights in {checkpoint} do not fit its network") from error
     return config, ddpm.to(device), model.to(device).eval().requires_grad_(False)
 
@@ -134,11 +122,11 @@ def noise(seed, start, device):
     return torch.Generator(device).manual_seed(seed)
 
 
-def batches(ddpm, model, config, n, seed, frames=None):
+def batches(ddpm, model, config, n, seed, frames=None, done=frozenset()):
     """Yield (start, x): n images in batches x (B, C, H, W) of bounded size, on the CPU.
 
     Where torchrun started several processes, each makes every so many-th batch.  frames are of the
-    first.
+    first.  A batch whose images are all in `done` is left out.
     """
     C, H = config["image_channels"], config["image_size"]
     size, device = batch_size(H), ddpm.beta.device
@@ -146,6 +134,8 @@ def batches(ddpm, model, config, n, seed, frames=None):
     for start in range(parallel.rank() * size, n, parallel.world() * size):
         label = f"sampling {start + 1}..{min(start + size, n)} of {n}, times"
         shape = min(size, n - start), C, H, H
+        if done.issuperset(range(start, start + shape[0])) and not (frames == [] and start == 0):
+            continue
         yield start, draw(ddpm, model, shape, noise(seed, start, device), precision, label,
                           frames if start == 0 else None).cpu()
 
@@ -283,6 +273,10 @@ def one_line_errors(prog):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
+    except BrokenPipeError:                          # who reads what is printed has seen enough
+        with contextlib.suppress(OSError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)
@@ -313,38 +307,62 @@ def main(argv=None):
 
 
 def run(args):
-    parallel.join()
+    parallel.join(args.device)
     if parallel.world() > 1 and (args.gif or not args.folder):
         raise ValueError("several processes sample to --folder, and make no grid or --gif")
-    if parallel.rank() == 0 and args.folder and args.folder.is_dir() and any(args.folder.iterdir()):
-        raise ValueError(f"{args.folder} is not empty: old and new samples would mix")
-    parallel.wait()                                  # before any of the others writes there
     device = pick_device(args.device)
     checkpoint = args.checkpoint or newest_checkpoint()
     config, ddpm, model = load(checkpoint, device)
-    for path in (args.gif, args.folder / "x.png" if args.folder else args.out):
+    for path in (args.gif, None if args.folder else args.out):
         if path is not None:
             check_writable(path)
     print(f"{args.n} samples of {checkpoint} on {device}")
 
     frames = [] if args.gif else None
-    xs = []
-    for start, x in batches(ddpm, model, config, args.n, args.seed, frames):
-        if args.folder:
-            for i, image in enumerate(x, start):
-                with replacing(args.folder / f"{i:06}.png") as tmp:
-                    to_image(to_uint8(image).numpy()).save(tmp, format="PNG")
-        else:
-            xs.append(x)
+    make = functools.partial(batches, ddpm, model, config, args.n, args.seed, frames)
+    if args.folder:
+        digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+        fill(args.folder, f"checkpoint {digest}, seed {args.seed}, n {args.n}", make)
+        print(f"wrote {args.n} images to {args.folder}")
+    else:
+        save_grid(torch.cat([x for _, x in make()]), args.out)
+        print(f"wrote {args.out}")
     if args.gif:
         save_gif(frames, args.gif)
         print(f"wrote {args.gif}")
-    if args.folder:
+
+
+def fill(folder, origin, make):
+    """Write each sample as a PNG that says where it comes from; keep those that are there."""
+    with parallel.first(locked(folder)):
+        done = parallel.gather(finished(folder, origin) if parallel.rank() == 0 else None)[0]
+        text = PngInfo()
+        text.add_text("origin", origin)
+        for start, x in make(done=done):
+            for i, image in enumerate(x, start):
+                if i not in done:
+                    with replacing(folder / f"{i:06}.png") as tmp:
+                        to_image(to_uint8(image).numpy()).save(tmp, format="PNG", pnginfo=text)
         parallel.wait()
-        print(f"wrote {args.n} images to {args.folder}")
-    else:
-        save_grid(torch.cat(xs), args.out)
-        print(f"wrote {args.out}")
+
+
+def finished(folder, origin):
+    """Return the numbers of the samples of this origin in a folder; refuse to mix in others."""
+    done = set()
+    for path in folder.iterdir():
+        if path.name == ".lock":
+            continue
+        try:
+            with Image.open(path, formats=["PNG"]) as image:
+                ours = image.info["origin"] == origin and path.name == f"{int(path.stem):06}.png"
+                image.verify()                       # the checksums of a PNG
+            done.add(int(path.stem))
+        except Exception:                            # whatever a strange file provokes
+            ours = False
+        if not ours:
+            raise ValueError(f"{folder} is not empty: {path.name} is not, or not whole, one of "
+                             "these samples, and others would mix with them")
+    return done
 
 
 if __name__ == "__main__":

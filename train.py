@@ -32,8 +32,10 @@ from torch import nn
 
 import data
 import parallel
+from checkpoint import (check_finite, check_weights, locked, read_checkpoint, replacing, sweep,
+                        write_checkpoint)
 from sample import (Parser, autocast, build, draw, fast_bf16, one_line_errors, pick_device,
-                    read_checkpoint, save_figure, save_grid, write_checkpoint)
+                    save_figure, save_grid)
 from schedules import SCHEDULES
 
 COLUMNS = ("step", "loss", "q1", "q2", "q3", "q4", "images_per_second")
@@ -72,6 +74,7 @@ class Config:
     ema_decay: float = arg(0.9999, "of the averaged weights; lower while the run is young", least=0)
     precision: str = arg("auto", "bf16, float32, or auto: bf16 where the hardware is fast at it",
                          choices=("auto", "bf16", "float32"))
+    compile: bool = arg(False, "torch.compile the network: slow to start, for long runs on a GPU")
     seed: int = arg(0, "fixes initial weights, order of the data, and noise", least=0)
 
     out: str = arg("runs/digits", "folder of the run; by default runs/<preset>")
@@ -179,7 +182,7 @@ def train(config, model=None, loss=L_simple, resume=False):
         FloatingPointError: a gradient was not finite; the checkpoint is from before.
         SystemExit: SIGINT or SIGTERM came; the step was finished and saved.
     """
-    parallel.join()
+    parallel.join(config.device)
     out, device = Path(config.out), pick_device(config.device)
     if config.batch_size % parallel.world():
         refuse("batch_size", f"is of all processes, and not divisible by {parallel.world()}")
@@ -191,24 +194,18 @@ def train(config, model=None, loss=L_simple, resume=False):
     run = Run(model, copy.deepcopy(model).eval().requires_grad_(False),
               torch.optim.Adam(model.parameters(), lr=config.lr, fused=True),
               torch.zeros(2, 4, device=device))
-    if resume:
-        restore(out, config, run)
-    elif has_run(out):
-        raise ValueError(f"{out} already holds a run: --resume goes on with it, --out DIR starts "
-                         "another")
-    elif parallel.rank() > 0:
-        torch.manual_seed(own_seed(config.seed))                 # each process its own noise
+    if not resume:
+        check_new(out)                               # before data are downloaded in vain
     with parallel.one_first():
         x, labels = load_data(config, device)
-    if not resume:
-        save(out, config, run)       # from here on it can be resumed; and a full disk shows itself
-    print(f"{sum(weight.numel() for weight in model.parameters()):,} weights, {config.precision} "
-          f"on {device}, to {out}", flush=True)
-
-    model = parallel.replicate(model)
-    finite = torch.ones((), dtype=torch.bool, device=device)
-    since = run.step, time.monotonic()
-    with until_signal() as stop:
+    with parallel.first(locked(out)), until_signal() as stop:
+        start(out, config, run, resume)
+        if config.compile:
+            model.compile(dynamic=False)
+        model = parallel.replicate(model)
+        finite = torch.ones((), dtype=torch.bool, device=device)
+        sample_if_due(out, ddpm, config, run, stop)      # as it may have been stopped while it did
+        since = run.step, time.monotonic()
         while run.step < config.steps and not agree(stop):
             run.step += 1
             x_0, y = draw_batch(x, labels, config, device)                   # x_0 ~ q(x_0)
@@ -232,8 +229,7 @@ def train(config, model=None, loss=L_simple, resume=False):
             if last or run.step % config.save_every == 0:
                 check(finite, run.step, out)
                 save(out, config, run)
-            if config.sample_every and run.step % config.sample_every == 0 and not last:
-                sample_grid(out / "samples" / f"{run.step:06}.png", 16, ddpm, config, run, stop)
+            if sample_if_due(out, ddpm, config, run, stop):
                 since = run.step, time.monotonic()
         if run.step == config.steps and not stop:
             sample_grid(out / "samples.png", 64, ddpm, config, run, stop)
@@ -303,7 +299,7 @@ def check(finite, step, out):
 
 @contextlib.contextmanager
 def until_signal():
-    """Give a list that SIGINT and SIGTERM are put on, so that the step under way is finished."""
+    """Give a list that signals to stop are put on, so that the step under way is finished."""
     stop, before = [], {}
 
     def handler(signum, frame):
@@ -312,7 +308,11 @@ def until_signal():
         stop.append(signum)
 
     if threading.current_thread() is threading.main_thread():
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        signums = [signal.SIGINT, signal.SIGTERM]
+        hangup = getattr(signal, "SIGHUP", None)     # the terminal was closed; not on Windows
+        if hangup and signal.getsignal(hangup) == signal.SIG_DFL:                # else: nohup
+            signums.append(hangup)
+        for signum in signums:
             before[signum] = signal.signal(signum, handler)
     try:
         yield stop
@@ -333,10 +333,26 @@ def own_seed(seed, step=0):
 
 # ---- the files of a run ----
 
-def has_run(out):
-    """Is there a run of at least one step in this folder?"""
+def check_new(out):
+    """Refuse a folder that holds a run of at least one step."""
     path = out / "checkpoint.pt"
-    return read_checkpoint(path)["step"] > 0 if path.exists() else (out / "log.csv").exists()
+    if read_checkpoint(path)["step"] > 0 if path.exists() else (out / "log.csv").exists():
+        raise ValueError(f"{out} already holds a run: --resume goes on with it, --out DIR starts "
+                         "another")
+
+
+def start(out, config, run, resume):
+    """Begin a run, or go on with one."""
+    sweep(out / "samples")
+    if resume:
+        restore(out, config, run)
+    else:
+        check_new(out)
+        if parallel.rank() > 0:
+            torch.manual_seed(own_seed(config.seed))             # each process its own noise
+        save(out, config, run)       # from here on it can be resumed; and a full disk shows itself
+    print(f"{sum(weight.numel() for weight in run.model.parameters()):,} weights, "
+          f"{config.precision} on {run.tally.device}, to {out}", flush=True)
 
 
 def save(out, config, run):
@@ -354,19 +370,28 @@ def restore(out, config, run):
     path = out / "checkpoint.pt"
     checkpoint = read_checkpoint(path)
     try:
+        check_weights(checkpoint["model"], run.model)
+        check_weights(checkpoint["ema"], run.ema)
         run.model.load_state_dict(checkpoint["model"])
         run.ema.load_state_dict(checkpoint["ema"])
-        run.optimizer.load_state_dict(checkpoint["optimizer"])
+        run.optimizer.load_state_dict({**run.optimizer.state_dict(),
+                                       "state": checkpoint["optimizer"]["state"]})
+        moments = [(weight, state[name]) for weight, state in run.optimizer.state.items()
+                   for name in ("exp_avg", "exp_avg_sq")]
         run.tally.copy_(checkpoint["tally"] if parallel.rank() == 0 else torch.zeros(2, 4))
         run.step, run.rows = checkpoint["step"], checkpoint["rows"]
+        if any(weight.shape != moment.shape for weight, moment in moments) or run.step < 0 \
+                or any([type(x) for x in row] != [int] + [float] * 6 for row in run.rows):
+            raise ValueError("moments or log of another shape")
+        check_finite(moment for _, moment in moments)
         torch.manual_seed(own_seed(config.seed, run.step))       # if there were fewer processes
         for rng, on_device in checkpoint["rng"][parallel.rank():][:1]:
             torch.set_rng_state(rng)
             if len(on_device) == len(device_rng(run.tally.device)):
                 device_rng(run.tally.device, on_device)
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is for sampling only, of another network or of another version "
-                         "of train.py") from error
+                         f"of train.py: {error!r}") from error
     if run.tally.any() and run.rows and run.rows[-1][0] == run.step:
         run.rows.pop()                               # of an interval cut short: it goes on now
     if config.steps < run.step:
@@ -391,7 +416,7 @@ def log(out, config, run, since):
     images_per_second = round(steps_per_second * config.batch_size, 1)
     run.rows.append([run.step, *values, images_per_second])
     if parallel.rank() == 0:
-        with data.replacing(out / "log.csv") as tmp, open(tmp, "w", newline="") as f:
+        with replacing(out / "log.csv") as tmp, open(tmp, "w", newline="") as f:
             csv.writer(f).writerows([COLUMNS, *([show(x) for x in row] for row in run.rows)])
     print(f"step {run.step:>{len(str(config.steps))}}/{config.steps}  loss {values[0]:.4f}  "
           f"by quarter of t {' '.join(f'{x:.4f}' if x == x else '-' for x in values[1:])}  "
@@ -413,6 +438,15 @@ def plot(out, rows):
     axes.set(xlabel="step", ylabel="L_simple (1: predicting 0)", yscale="log")
     axes.figure.legend(loc="outside right upper")
     save_figure(axes.figure, out / "loss.png")
+
+
+def sample_if_due(out, ddpm, config, run, stop):
+    """Draw 16 samples every so many steps, if they are not there yet; return whether it did."""
+    path = out / "samples" / f"{run.step:06}.png"
+    due = config.sample_every and run.step % config.sample_every == 0 and not path.exists()
+    if due and 0 < run.step < config.steps:
+        sample_grid(path, 16, ddpm, config, run, stop)
+        return True
 
 
 def sample_grid(path, n, ddpm, config, run, stop):

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sample import (Parser, build, check_writable, file_name, one_line_errors,
-                    write_checkpoint)
+from checkpoint import write_checkpoint
+from sample import Parser, build, check_writable, file_name, one_line_errors
 from train import PRESETS, Config
 from unet import ResidualBlock, timestep_embedding
 

@@ -1,13 +1,16 @@
 """Data: exact pixels in, exact pixels out, from files that the tests make themselves."""
-import errno
+import contextlib
 import functools
 import gzip
 import hashlib
 import http.server
 import io
 import os
+import pickle
 import tarfile
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,6 +205,51 @@ def test_cifar10_is_read_from_its_archive_without_unpacking(tmp_path):
         data.load("cifar10", data_dir=tmp_path)                 # the train files are not in it
 
 
+@pytest.mark.parametrize("kind, words", [
+    (tarfile.SYMTYPE, "links"), (tarfile.LNKTYPE, "links"), (tarfile.DIRTYPE, "links"),
+    (None, "too large")])
+def test_a_hostile_archive_is_refused_and_writes_nothing(tmp_path, monkeypatch, kind, words):
+    monkeypatch.setattr(data, "LARGEST", 10 ** 4)
+    with tarfile.open(tmp_path / data.CIFAR10_ARCHIVE, "w:gz") as tar:
+        evil = tarfile.TarInfo("../evil")
+        evil.size = 4
+        tar.addfile(evil, io.BytesIO(b"evil"))
+        for file in data.CIFAR10_FILES["train"]:
+            info = tarfile.TarInfo(f"cifar-10-batches-bin/{file}")
+            if kind:                                            # a link to itself, or a folder
+                info.type, info.linkname = kind, info.name
+            else:
+                info.size = 2 * 10 ** 4
+            tar.addfile(info, io.BytesIO(bytes(info.size)))
+    before = sorted(tmp_path.parent.rglob("*"))
+    with pytest.raises(ValueError, match=f"not CIFAR-10's binary version: .*{words}"):
+        data.load("cifar10", data_dir=tmp_path)
+    assert sorted(tmp_path.parent.rglob("*")) == before
+
+
+def test_a_gzip_bomb_is_refused_before_it_grows(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "LARGEST", 10 ** 6)
+    bomb = gzip.compress(bytes(10 ** 9), 1)
+    (tmp_path / (data.MNIST_FILES["train"][0] + ".gz")).write_bytes(bomb)
+    (tmp_path / (data.MNIST_FILES["train"][1] + ".gz")).write_bytes(gzip.compress(idx(LABELS)))
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="larger, unpacked"):
+        data.load("mnist", data_dir=tmp_path)
+    assert time.monotonic() - start < 1                         # the whole of it takes longer
+
+
+def test_images_without_pixels_are_refused_and_long_ones_cut_square(tmp_path):
+    for shape, size in (((2, 0, 3), None), ((2, 3, 0), None), ((2, 1, 50), 1), ((2, 50, 2), 2)):
+        images = np.zeros(shape, np.uint8)
+        (tmp_path / data.MNIST_FILES["train"][0]).write_bytes(idx(images))
+        (tmp_path / data.MNIST_FILES["train"][1]).write_bytes(idx(np.array([1, 2], np.uint8)))
+        if size is None:
+            with pytest.raises(ValueError):
+                data.load("mnist", data_dir=tmp_path)
+        else:
+            assert data.load("mnist", data_dir=tmp_path)[0].shape == (2, 1, size, size)
+
+
 def test_damaged_cifar10_is_refused(tmp_path):
     write_cifar10(tmp_path, RECORDS[:, :-1])
     with pytest.raises(ValueError, match="1 \\+ 3072"):
@@ -275,6 +323,108 @@ def test_a_download_never_grows_beyond_the_largest_file(tmp_path, server, monkey
     monkeypatch.setattr(data, "LARGEST", 100)
     with pytest.raises(OSError, match="MD5"):
         data.load("mnist", data_dir=tmp_path / "data")
+
+
+BEHAVIOURS = {}
+
+
+def behaviour(function):
+    BEHAVIOURS[function.__name__] = function
+
+
+@behaviour
+def redirects_to_a_file(handler, content):
+    handler.send_response(302)
+    handler.send_header("Location", "file:///etc/passwd")
+    handler.end_headers()
+
+
+@behaviour
+def stalls(handler, content):
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    time.sleep(3)
+
+
+@behaviour
+def dribbles(handler, content):
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000000")
+    handler.end_headers()
+    for _ in range(60):
+        handler.wfile.write(b"x")
+        time.sleep(0.1)
+
+
+@behaviour
+def stops_half_way(handler, content):
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    handler.wfile.write(content[:len(content) // 2])
+
+
+@behaviour
+def never_ends(handler, content):
+    handler.send_response(200)
+    handler.end_headers()
+    while True:
+        handler.wfile.write(bytes(2 ** 20))
+
+
+@behaviour
+def lies_about_its_length(handler, content):
+    handler.send_response(200)
+    handler.send_header("Content-Length", "-5")
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+@behaviour
+def talks_nonsense(handler, content):
+    handler.wfile.write(b"\0\1\2 nonsense\r\n\r\n")
+
+
+@pytest.mark.parametrize("name", BEHAVIOURS)
+def test_a_bad_server_is_given_up_for_the_next(tmp_path, monkeypatch, name):
+    """The first mirror behaves badly, in its own way; the second has the file."""
+    content = gzip.compress(idx(LABELS))
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.path.startswith("/good/"):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(content)
+            else:
+                with contextlib.suppress(OSError):              # the client leaves
+                    BEHAVIOURS[name](self, content)
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setattr(data, "TIMEOUT", 0.2)
+    monkeypatch.setattr(data, "LARGEST", 2 ** 22)
+    monkeypatch.setattr(data, "MD5", {"mnist/x.gz": hashlib.md5(content).hexdigest()})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        httpd.daemon_threads, httpd.block_on_close = True, False
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{httpd.server_port}/"
+        (tmp_path / "mnist").mkdir()
+        (tmp_path / "mnist" / "x.gz.77.tmp").write_bytes(content[:5])       # of an earlier try
+        os.utime(tmp_path / "mnist" / "x.gz.77.tmp", (0, 0))
+        for mirrors in ((url + "bad/",), (url + "bad/", url + "good/")):
+            monkeypatch.setattr(data, "MIRRORS", {"mnist": mirrors})
+            start = time.monotonic()
+            if len(mirrors) == 1:
+                with pytest.raises(OSError, match="cannot download x.gz"):
+                    data.download("mnist", "x.gz", tmp_path)
+                assert os.listdir(tmp_path / "mnist") == []
+            else:
+                assert data.download("mnist", "x.gz", tmp_path).read_bytes() == content
+            assert time.monotonic() - start < 5
+        httpd.shutdown()
 
 
 def test_every_published_file_has_a_hash_and_every_set_two_mirrors():
@@ -429,6 +579,125 @@ def test_the_cache_is_never_stale(tmp_path, change):
     assert len(caches) == (2 if change in ("size", "channels") else 1)      # the old one is gone
 
 
+def test_linked_folders_are_read_once_and_loops_are_cut(tmp_path):
+    paint(tmp_path / "pictures" / "a" / "1.png", (1, 1, 1))
+    paint(tmp_path / "elsewhere" / "2.png", (2, 2, 2))
+    paint(tmp_path / "3.png", (3, 3, 3))                        # above the folder: not part of it
+    for link, target in (("b", "../elsewhere"), ("c", "."), ("a/d", "../a"), ("e", ".."),
+                         ("f", "f"), ("g", "/"), ("h", "../elsewhere"), ("z.png", "z.png")):
+        (tmp_path / "pictures" / link).symlink_to(target)
+    files = data.image_files(tmp_path / "pictures")
+    assert files == [os.path.join("a", "1.png"), os.path.join("b", "2.png"), "z.png"]
+
+
+def test_the_order_of_the_files_is_not_that_of_the_disk(tmp_path, monkeypatch):
+    for name in ("b/2.png", "a/9.png", "a/10.png", "c.png"):
+        paint(tmp_path / "pictures" / name, 0, "L")
+    walk, orders = os.walk, []
+
+    def in_some_order(root, **options):
+        for where, folders, names in walk(root, **options):
+            folders.sort(reverse=len(orders) == 1)
+            yield where, folders, sorted(names, reverse=len(orders) == 1)
+
+    monkeypatch.setattr(os, "walk", in_some_order)
+    for _ in range(2):
+        orders.append(data.image_files(tmp_path / "pictures"))
+    assert orders == [[os.path.join("a", "10.png"), os.path.join("a", "9.png"),
+                       os.path.join("b", "2.png"), "c.png"]] * 2
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_picture_of_too_many_pixels_is_not_decoded(tmp_path, capsys):
+    for i in range(200):
+        paint(tmp_path / "pictures" / f"{i:03}.bmp", 0, "L", (1, 1))
+    paint(tmp_path / "pictures" / "b.png", 0, "1", (30_000, 30_000))
+    paint(tmp_path / "pictures" / "c.png", 0, "1", (8200, 8200))             # above 2^26
+    x, _ = folder(tmp_path, image_size=1)
+    said = capsys.readouterr().err
+    assert len(x) == 200 and "b.png" in said and "8200 x 8200 pixels are too many" in said
+
+
+def test_of_an_animation_the_first_picture_counts(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    for name in ("a.gif", "b.webp", "c.tif"):
+        lossless = {"lossless": True} if name == "b.webp" else {}
+        frames[0].save(tmp_path / "pictures" / name, save_all=True, append_images=frames[1:],
+                       **lossless)
+    x, _ = folder(tmp_path, image_size=4)
+    assert x[:, :, 0, 0].tolist() == [[255, 0, 0]] * 3
+
+
+def test_a_file_that_disappears_is_skipped(tmp_path, monkeypatch, capsys):
+    for i in range(101):
+        paint(tmp_path / "pictures" / f"{i:03}.png", (i, i, i), size=(2, 2))
+    listed = data.image_files(tmp_path / "pictures")
+    (tmp_path / "pictures" / "050.png").unlink()
+    monkeypatch.setattr(data, "image_files", lambda root: listed)
+    x, _ = folder(tmp_path, image_size=2)
+    assert x[:, 0, 0, 0].tolist() == [*range(50), *range(51, 101)]
+    assert "skipped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("harm", ["cut", "text", "empty", "pickle", "kept cut", "kept too large",
+                                  "kept twice", "kept gone", "another shape"])
+def test_a_damaged_cache_is_made_again(tmp_path, harm):
+    for i in range(3):
+        paint(tmp_path / "pictures" / f"{i}.png", (i, i, i))
+    expected, _ = folder(tmp_path, image_size=4)
+    cache, kept = sorted((tmp_path / "data" / "cache").iterdir(), key=lambda path: len(path.name))
+    del expected                                                # as a mapped file it may change
+    if harm == "cut":
+        cache.write_bytes(cache.read_bytes()[:-50])
+    elif harm in ("text", "empty"):
+        cache.write_bytes(harm.encode() * (harm == "text"))
+    elif harm == "pickle":
+        cache.write_bytes(pickle.dumps([1, 2]))
+    elif harm == "another shape":
+        np.save(cache, np.zeros((3, 3, 2, 2), np.uint8))
+    elif harm == "kept cut":
+        kept.write_bytes(kept.read_bytes()[:-3])
+    elif harm == "kept gone":
+        kept.unlink()
+    else:
+        np.save(kept, np.array([0, 1, 3] if harm == "kept too large" else [0, 0, 1]))
+    x, _ = folder(tmp_path, image_size=4)
+    assert x[:, 0, 0, 0].tolist() == [0, 1, 2] and x.shape == (3, 3, 4, 4)
+
+
+def test_half_written_caches_of_dead_programs_are_removed(tmp_path):
+    paint(tmp_path / "pictures" / "a.png", (1, 1, 1))
+    old, new = (tmp_path / "data" / "cache" / f"{name}.npy.{i}.tmp" for i, name in enumerate("ab"))
+    old.parent.mkdir(parents=True)
+    for path in (old, new):
+        path.write_bytes(b"")
+    os.utime(old, (0, 0))
+    folder(tmp_path, image_size=4)
+    assert new.exists() and not old.exists()                    # which may still be written to
+
+
+def test_names_may_be_long_or_in_any_letters(tmp_path):
+    names = ["ж.png", "子/犬.png", "a" * 200 + ".png", " .png", "-n.png"]
+    for name in names:
+        paint(tmp_path / "pictures" / name, (5, 5, 5))
+    deep = tmp_path / "pictures" / Path(*["d" * 200] * 6) / "x.png"
+    paint(deep, (5, 5, 5))
+    x, labels = folder(tmp_path, image_size=2)
+    assert len(x) == 6 and (x == 5).all() and labels.max() == 2
+    with contextlib.suppress(OSError):                          # not on every file system
+        os.rename(deep, os.fsencode(tmp_path / "pictures") + b"/\xff.png")
+        assert len(folder(tmp_path, image_size=2)[0]) == 6
+
+
+def test_one_file_in_a_class_and_one_in_all_are_enough(tmp_path):
+    paint(tmp_path / "pictures" / "cat" / "1.png", (1, 1, 1))
+    x, labels = folder(tmp_path, image_size=2)
+    assert len(x) == 1 and labels.tolist() == [0]
+    paint(tmp_path / "pictures" / "dog" / "1.png", (1, 1, 1))
+    assert folder(tmp_path, image_size=2)[1].tolist() == [0, 1]
+
+
 def test_a_folder_of_more_than_one_chunk_keeps_its_order(tmp_path):
     for i in range(1030):
         paint(tmp_path / "pictures" / f"{i:04}.bmp", i % 256, "L", (1, 1))
@@ -445,23 +714,7 @@ def test_unknown_names_are_refused(tmp_path):
         data.load("digits", image_channels=2)
 
 
-# ---- files and progress ----
-
-def test_replacing_moves_only_what_is_complete(tmp_path):
-    path = tmp_path / "new" / "file"
-    with data.replacing(path) as tmp:
-        tmp.write_text("one")
-        assert not path.exists() and tmp.parent == path.parent
-    assert path.read_text() == "one"
-    with pytest.raises(RuntimeError), data.replacing(path) as tmp:
-        tmp.write_text("tw")
-        raise RuntimeError
-    with pytest.raises(OSError, match="No space left on device: .*new.file"):
-        with data.replacing(path) as tmp:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert path.read_text() == "one"
-    assert os.listdir(tmp_path / "new") == ["file"]
-
+# ---- progress ----
 
 def test_track_reports_rate_and_time_left(monkeypatch, capsys):
     now = iter(range(0, 10_000, 10))

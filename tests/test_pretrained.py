@@ -12,6 +12,7 @@ import pytest
 import torch
 from test_train import refused
 
+import checkpoint
 import sample
 from papers import pretrained, variational_bound
 from papers.pretrained import OURS, PROCESS, convert, count_from_1
@@ -347,7 +348,7 @@ def test_ancestral_sampling_agrees_with_that_of_diffusers(tmp_path, start, varia
     unet = diffusers.UNet2DModel(**{**CIFAR10, **changes}).eval()
     pipeline = diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler(variance_type=name))
     pipeline.save_pretrained(tmp_path)
-    sample.write_checkpoint(convert(tmp_path), tmp_path / "authors.pt")
+    checkpoint.write_checkpoint(convert(tmp_path), tmp_path / "authors.pt")
     _, ddpm, model = sample.load(tmp_path / "authors.pt")
     torch.testing.assert_close(ddpm.sigma, getattr(ddpm, variance).sqrt())
     ours = expected = torch.randn(2, 3, unet.config.sample_size, unet.config.sample_size)

@@ -245,7 +245,7 @@ def test_a_folder_gets_lossless_pngs_and_no_grid(trained, tmp_path, monkeypatch,
 def test_file_numbers_go_on_from_batch_to_batch(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     batches = [(0, torch.full((2, 1, 4, 4), -1.0)), (2, torch.full((1, 1, 4, 4), 1.0))]
-    monkeypatch.setattr(sample, "batches", lambda *args: iter(batches))
+    monkeypatch.setattr(sample, "batches", lambda *args, done=(): iter(batches))
     run("--checkpoint", trained[0], "--n", 3, "--folder", "many")
     assert [np.asarray(Image.open(f"many/00000{i}.png")).max() for i in range(3)] == [0, 0, 255]
     run("--checkpoint", trained[0], "--n", 3)
@@ -300,12 +300,57 @@ def test_a_missing_checkpoint_and_an_unwritable_out_are_one_line(trained, tmp_pa
 
 def test_old_and_new_samples_never_mix(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("many").mkdir()
     run("--checkpoint", trained[0], "--n", 2, "--folder", "many")
     before = Path("many/000000.png").read_bytes()
-    refused(capsys, ["--checkpoint", trained[0], "--n", "1", "--seed", "1", "--folder", "many"],
-            "many is not empty", main=sample.main)
+    other = tmp_path / "other.pt"
+    torch.save({**torch.load(trained[0], weights_only=True), "step": 99}, other)
+    for argv in (["--seed", "1"], ["--n", "1"], ["--checkpoint", other]):
+        refused(capsys, ["--checkpoint", trained[0], "--n", "2", "--folder", "many", *argv],
+                "many is not empty: 00000", main=sample.main)
+    for name, content in (("notes.txt", b""), ("000001.png", before[:-9]), ("7.png", before[:-20]),
+                          ("000000.jpg", before), ("x.png", before)):
+        kept = Path("many", name).read_bytes() if Path("many", name).exists() else None
+        Path("many", name).write_bytes(content)
+        refused(capsys, ["--checkpoint", trained[0], "--n", "2", "--folder", "many"],
+                f"many is not empty: {name} is not", main=sample.main)
+        Path("many", name).write_bytes(kept) if kept else Path("many", name).unlink()
     assert Path("many/000000.png").read_bytes() == before
+    run("--checkpoint", trained[0], "--n", 2, "--folder", "many")
+    assert sorted(path.name for path in Path("many").iterdir()) == ["000000.png", "000001.png"]
+
+
+def test_another_n_shares_the_batches_that_are_full_in_both(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sample, "batch_size", lambda H: 2)
+    for n in (5, 8):
+        run("--checkpoint", trained[0], "--n", n, "--folder", f"{n}")
+    pictures = [[np.asarray(Image.open(path)).tolist() for path in sorted(Path(n).iterdir())]
+                for n in ("5", "8")]
+    assert pictures[0][:4] == pictures[1][:4] and pictures[1][0] != pictures[1][2]
+
+
+def test_samples_that_are_there_are_kept_and_the_missing_ones_made(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sample, "batch_size", lambda H: 2)
+    argv = ["--checkpoint", trained[0], "--n", 7, "--folder"]
+    run(*argv, "whole")
+    run(*argv, "parts")
+    for i in (3, 4, 5, 6):                                      # half a batch, and two whole ones
+        Path(f"parts/{i:06}.png").unlink()
+    Path("parts/000003.png.1.tmp").write_text("half a picture, of a program that was killed")
+    numbers, starts = {path.name: path.stat().st_ino for path in Path("parts").iterdir()}, []
+    original = sample.noise
+    monkeypatch.setattr(sample, "noise", lambda seed, start, device: starts.append(start)
+                        or original(seed, start, device))
+    run(*argv, "parts")
+    assert starts == [2, 4, 6]
+    assert all(path.stat().st_ino == numbers.get(path.name, path.stat().st_ino)
+               for path in Path("parts").iterdir())
+    assert {path.name: path.read_bytes() for path in Path("parts").iterdir()} == \
+        {path.name: path.read_bytes() for path in Path("whole").iterdir()}
+    starts.clear()
+    run(*argv, "parts", "--gif", "d.gif")                       # the first batch, for its frames
+    assert starts == [0] and Path("d.gif").exists()
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."),

@@ -2,9 +2,11 @@
 import csv
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
@@ -106,6 +108,20 @@ def test_the_ema_is_frozen_and_in_eval_mode_from_birth(config):
     _, ema = train.train(config(dropout=0.5, steps=1))
     assert not any(module.training for module in ema.modules())
     assert not any(weight.requires_grad for weight in ema.parameters())
+
+
+def test_a_compiled_network_learns_the_same(config, monkeypatch):
+    train.train(config())
+    calls, original = [], torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net, **options: calls.append(net)
+                        or original(net, backend="eager", **options))        # needs no C++ compiler
+    _, ema = train.train(config(compile=True, out=config().out + "-2"))
+    assert len(calls) == 1
+    one, two = checkpoint(config()), checkpoint(config(out=config().out + "-2"))
+    for part in ("model", "ema"):
+        assert list(one[part]) == list(two[part])
+        for name, weight in one[part].items():
+            torch.testing.assert_close(two[part][name], weight, rtol=1e-3, atol=1e-5)
 
 
 def test_training_lowers_the_loss_of_a_network(config):
@@ -550,3 +566,80 @@ def test_killed_in_mid_run_it_goes_on(config, flags):
     subprocess.run([*command, "--resume", "--out", config().out, "--steps", str(step + 2)],
                    check=True, capture_output=True)
     assert checkpoint(config())["step"] == step + 2
+
+
+# ---- strange circumstances ----
+
+def shell(command, **options):
+    return subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True,
+                          timeout=100, **options)
+
+
+def test_who_reads_the_output_may_leave(config, flags):
+    """As in `python train.py | head -1`: the run ends without a word, and can be resumed."""
+    line = shlex.join([sys.executable, "train.py", *flags("--steps", "100000", "--log-every", "1")])
+    done = shell(f"{{ {line}; echo code $? >&2; }} | head -1")
+    assert done.stdout.count("\n") == 1 and done.stderr == "code 141\n"
+    assert checkpoint(config())["step"] == 0
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&-"])
+def test_a_run_needs_no_terminal(config, flags, closed):
+    done = shell(f"{shlex.join([sys.executable, 'train.py', *flags()])} {closed}")
+    assert done.returncode == 0 and checkpoint(config())["step"] == 6, done.stderr
+
+
+def test_a_run_needs_no_home_and_no_display(config, flags, tmp_path):
+    argv = [sys.executable, str(ROOT / "train.py"), *flags()]
+    done = subprocess.run(argv, env={"PATH": "", "MPLCONFIGDIR": str(tmp_path)}, cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_a_closed_terminal_stops_a_run_like_any_signal_but_not_under_nohup(config, flags):
+    argv = [sys.executable, "-u", str(ROOT / "train.py"), *flags("--log-every", "1")]
+    for i, handling in enumerate((signal.SIG_DFL, signal.SIG_IGN)):
+        out = config().out + str(i)
+        run = subprocess.Popen([*argv, "--steps", "600", "--out", out], stdout=subprocess.PIPE,
+                               preexec_fn=lambda how=handling: signal.signal(signal.SIGHUP, how))
+        for line in run.stdout:
+            if line.startswith(b"step"):
+                run.send_signal(signal.SIGHUP)
+                break
+        run.communicate()
+        step = checkpoint(config(out=out))["step"]
+        assert (run.returncode, step) == (0, 600) if i else run.returncode == 129 and 0 < step < 600
+
+
+@pytest.mark.parametrize("changes", [
+    {"image_size": 4, "attention_resolutions": (1,), "channel_mults": (1, 1, 1)},    # 1 x 1
+    {"batch_size": 1}, {"T": 1}, {"channel_mults": (1,), "attention_resolutions": ()}])
+@pytest.mark.parametrize("pictures", ["one", "two", "constant", "wide"])
+def test_the_least_that_can_be_trained_on(config, tmp_path, pictures, changes):
+    images = {"one": [Image.new("L", (5, 5), 9)], "two": [Image.new("RGB", (9, 9), "red")] * 2,
+              "constant": [Image.new("L", (8, 8), 127)] * 12,
+              "wide": [Image.linear_gradient("L").resize((30, 10))]}[pictures]
+    for i, image in enumerate(images):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        image.save(tmp_path / "in" / f"{i}.png")
+    c = config(data=str(tmp_path / "in"), data_dir=str(tmp_path / "cache"), **changes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")              # of alpha_bar_T, at T = 1
+        train.train(c)
+    assert checkpoint(c)["step"] == 6 and Path(c.out, "samples.png").exists()
+
+
+def test_a_folder_that_cannot_be_written_can_be_trained_on(config, tmp_path):
+    """The cache goes to --data-dir; what was there is as it was."""
+    (tmp_path / "in").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "in" / "a.png")
+    os.chmod(tmp_path / "in", 0o555)
+    train.train(config(data=str(tmp_path / "in"), data_dir=str(tmp_path / "cache")))
+    assert os.listdir(tmp_path / "in") == ["a.png"]
+
+
+def test_a_run_may_lie_under_a_long_name_in_any_letters(config, tmp_path):
+    out = tmp_path / "ж 子 'quoted' $x" / ("n" * 200) / ("m" * 200)
+    train.train(config(out=str(out), steps=2))
+    train.train(config(out=str(out)), resume=True)
+    assert checkpoint(config(out=str(out)))["step"] == 6

@@ -1,0 +1,336 @@
+"""Checkpoints, locks and half-written files: whole or refused, whatever happens to them."""
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from test_train import refused, same
+
+import checkpoint
+import sample
+import train
+
+ROOT = Path(train.__file__).parent
+
+
+def read(path):
+    return torch.load(path, weights_only=True)
+
+
+def equal(one, two):
+    """Are two checkpoints equal?  Also where a log has NaN, for a quarter without images."""
+    return repr(one.pop("rows")) == repr(two.pop("rows")) and same(one, two)
+
+
+def change(path, **entries):
+    """Replace entries of a checkpoint, and seal it again, as someone with bad intentions could."""
+    checkpoint.write_checkpoint({**read(path), **entries}, path)
+
+
+# ---- what is in a file ----
+
+def test_a_checkpoint_is_a_plain_torch_file_sealed_with_its_sha256(trained):
+    content = trained[0].read_bytes()
+    body, mark, digest = content[:-71], content[-71:-64], content[-64:].decode()
+    assert mark == b"sha256:"
+    done = subprocess.run(["sha256sum"], input=body, capture_output=True, check=True)
+    assert done.stdout.decode().split()[0] == digest
+    assert zipfile.ZipFile(trained[0]).testzip() is None
+    assert equal(read(trained[0]), checkpoint.read_checkpoint(trained[0]))
+
+
+def flipped(whole, i):
+    return whole[:i] + bytes([whole[i] ^ (1 << i % 8)]) + whole[i + 1:]
+
+
+def test_a_flipped_bit_is_refused_wherever_it_is(trained, tmp_path):
+    whole, bad = trained[0].read_bytes(), tmp_path / "bad.pt"
+    ends = [*range(100), *range(len(whole) - 200, len(whole))]
+    for i in ends + random.Random(0).sample(range(len(whole)), 200):
+        bad.write_bytes(flipped(whole, i))
+        with pytest.raises(ValueError, match="bad.pt is not a whole checkpoint"):
+            checkpoint.read_checkpoint(bad)
+
+
+def test_without_a_seal_a_flipped_bit_of_a_weight_is_refused_all_the_same(trained, tmp_path):
+    content, bad = read(trained[0]), tmp_path / "bad.pt"
+    torch.save(content, bad)                                    # nobody's checksum but the zip's
+    whole = bad.read_bytes()
+    assert equal(checkpoint.read_checkpoint(bad), read(bad))
+    refusals = 0
+    for i in random.Random(1).sample(range(len(whole)), 300):
+        bad.write_bytes(flipped(whole, i))
+        try:                                                    # padding may change unnoticed
+            assert equal(checkpoint.read_checkpoint(bad), dict(content))
+        except ValueError:
+            refusals += 1
+    assert refusals > 150
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_file_cut_anywhere_is_refused(trained, tmp_path, sealed):
+    if not sealed:
+        torch.save(read(trained[0]), trained[0])
+    whole, bad = trained[0].read_bytes(), tmp_path / "bad.pt"
+    for size in [*range(0, len(whole), 1024), len(whole) - 1, len(whole) - 71]:
+        bad.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match="not a whole checkpoint"):
+            checkpoint.read_checkpoint(bad)
+    bad.write_bytes(whole + b"\0")
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
+        checkpoint.read_checkpoint(bad)
+
+
+def test_a_file_that_would_grow_when_read_is_refused(trained, tmp_path):
+    with zipfile.ZipFile(trained[0]) as old, \
+            zipfile.ZipFile(tmp_path / "bad.pt", "w", zipfile.ZIP_DEFLATED) as new:
+        for record in old.infolist():
+            new.writestr(record.filename, old.read(record))
+    assert read(tmp_path / "bad.pt")                            # torch itself would take it
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
+        checkpoint.read_checkpoint(tmp_path / "bad.pt")
+
+
+@pytest.mark.parametrize("entries", [{"config": [1]}, {"step": "1"}, {"ema": None},
+                                     {"ema": torch.zeros(3)}])
+def test_entries_of_another_kind_are_refused(trained, entries):
+    change(trained[0], **entries)
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
+        sample.load(trained[0])
+
+
+@pytest.mark.parametrize("strange", [
+    {"T": 10 ** 12}, {"channels": 10 ** 6}, {"num_res_blocks": 10 ** 12}, {"image_size": 2 ** 90000,
+    "channel_mults": [1] * 90000}, {"channel_mults": [10 ** 9, 1]}, {"channel_mults": 3},
+    {"T": "5"}, {"T": None}, {"T": 5.5}, {"channels": [4]}, {"dropout": "x"}, {"schedule": []}])
+def test_a_config_of_monstrous_or_mistaken_size_is_refused_at_once(trained, strange):
+    change(trained[0], config={**read(trained[0])["config"], **strange})
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="checkpoint.pt"):
+        sample.load(trained[0])
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("bad", [
+    lambda w: w.fill_(float("nan")), lambda w: w.index_fill_(0, torch.tensor([0]), -torch.inf),
+    lambda w: w.repeat(2, *[1] * (w.dim() - 1)), lambda w: w.to(torch.complex64),
+    lambda w: w.to(torch.int32), lambda w: "text"])
+def test_weights_that_cannot_be_right_are_refused(trained, capsys, config, bad):
+    for part, argv, main in (("ema", ["--checkpoint", trained[0]], sample.main),
+                             ("ema", ["--resume", "--out", config().out], train.main),
+                             ("model", ["--resume", "--out", config().out], train.main)):
+        whole = trained[0].read_bytes()
+        weights = read(trained[0])[part]
+        change(trained[0], **{part: {**weights, "conv_in.weight":
+                                     bad(weights["conv_in.weight"].clone())}})
+        refused(capsys, argv, "checkpoint.pt", main=main)
+        trained[0].write_bytes(whole)
+
+
+def test_weights_of_another_precision_are_taken_as_float32(trained):
+    _, _, expected = sample.load(trained[0])
+    change(trained[0], ema={name: w.double() for name, w in read(trained[0])["ema"].items()})
+    _, _, model = sample.load(trained[0])
+    assert same(model.state_dict(), expected.state_dict())
+
+
+@pytest.mark.parametrize("entries", [
+    {"rows": [[1, 2]]}, {"rows": [["x"] * 7]}, {"rows": 3}, {"step": -1}, {"tally": torch.ones(3)},
+    {"rng": [[torch.zeros(3), torch.zeros(3)]]}, {"rng": 5}, {"optimizer": {}},
+    {"optimizer": {"state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(1),
+                                 "exp_avg_sq": torch.zeros(1)}}, "param_groups": []}},
+    {"optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": []}}])
+def test_a_run_with_entries_that_do_not_fit_is_not_resumed(trained, capsys, config, entries):
+    change(trained[0], **entries)
+    before = trained[0].read_bytes()
+    refused(capsys, ["--resume", "--out", config().out], "checkpoint.pt is for sampling only")
+    assert trained[0].read_bytes() == before
+
+
+def test_moments_that_are_not_finite_are_refused(trained, capsys, config):
+    content = read(trained[0])
+    content["optimizer"]["state"][3]["exp_avg"][0] = float("nan")
+    change(trained[0], optimizer=content["optimizer"])
+    refused(capsys, ["--resume", "--out", config().out], "weights that are not finite")
+
+
+def test_what_the_optimizer_does_is_not_read_from_a_file(trained, config):
+    content = read(trained[0])
+    content["optimizer"]["param_groups"][0].update(betas=[0, 0], maximize=True, lr=1e9)
+    change(trained[0], optimizer=content["optimizer"])
+    train.train(config(steps=4, dropout=0.5, variance="beta_tilde"), resume=True)
+    assert read(trained[0])["optimizer"]["param_groups"][0]["betas"] == (0.9, 0.999)
+
+
+# ---- how it is written ----
+
+def test_replacing_moves_only_what_is_complete(tmp_path):
+    path = tmp_path / "new" / "file"
+    with checkpoint.replacing(path) as tmp:
+        tmp.write_text("one")
+        assert not path.exists() and tmp.parent == path.parent
+    assert path.read_text() == "one"
+    with pytest.raises(RuntimeError), checkpoint.replacing(path) as tmp:
+        tmp.write_text("tw")
+        raise RuntimeError
+    with pytest.raises(OSError, match="No space left on device: .*new.file"):
+        with checkpoint.replacing(path) as tmp:
+            raise OSError(28, "No space left on device")
+    assert path.read_text() == "one"
+    assert os.listdir(tmp_path / "new") == ["file"]
+
+
+def test_only_what_a_dead_program_left_half_written_is_swept(tmp_path):
+    for name in ("checkpoint.pt.123.tmp", "mine.tmp", "notes.123.txt", "a.1.tmp"):
+        (tmp_path / name).write_text("")
+    os.utime(tmp_path / "a.1.tmp", (0, 0))
+    checkpoint.sweep(tmp_path, age=60)
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint.pt.123.tmp", "mine.tmp", "notes.123.txt"]
+    checkpoint.sweep(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["mine.tmp", "notes.123.txt"]
+    checkpoint.sweep(tmp_path / "not there")
+
+
+@pytest.mark.parametrize("moment", [(torch, "save"), (os, "fsync"), (os, "replace")])
+def test_a_second_ctrl_c_while_saving_loses_nothing(config, moment):
+    train.train(config(steps=10, dropout=0.3, log_every=3, out=config().out + "-whole"))
+    c = config(steps=10, dropout=0.3, log_every=3, save_every=2)
+    saves, original = [], train.write_checkpoint
+    patch = pytest.MonkeyPatch()
+
+    def interrupted(content, path):
+        saves.append(content["step"])
+        if content["step"] == 6:
+            signal.raise_signal(signal.SIGINT)                  # the first: it would stop and save
+            patch.setattr(*moment, lambda *args: signal.raise_signal(signal.SIGINT))
+        original(content, path)
+
+    patch.setattr(train, "write_checkpoint", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(c)
+    patch.undo()
+    assert saves == [0, 2, 4, 6] and read(Path(c.out, "checkpoint.pt"))["step"] == 4
+    assert not list(Path(c.out).glob("*.tmp")) and not Path(c.out, ".lock").exists()
+    train.train(c, resume=True)
+    whole, parts = (read(Path(out, "checkpoint.pt")) for out in (c.out + "-whole", c.out))
+    del whole["config"], parts["config"]
+    for part in whole, parts:
+        part["rows"] = [row[:-1] for row in part["rows"]]
+    assert equal(whole, parts), [key for key in whole if not same(whole[key], parts[key])]
+
+
+LIMITED = """
+import resource, sys
+import train
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+train.main(sys.argv[2:])
+"""
+
+
+def test_a_full_disk_in_mid_run_is_one_line_and_the_last_checkpoint_stays(config, flags, tmp_path):
+    """A limit on the size of a file, which the first checkpoint, without moments, is below."""
+    train.train(config(steps=1, out=str(tmp_path / "other")))
+    full = (tmp_path / "other" / "checkpoint.pt").stat().st_size
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(full * 2 // 3),
+                           *flags("--save-every", "1")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert "File too large" in done.stderr and "checkpoint.pt" in done.stderr
+    out = Path(config().out)
+    assert read(out / "checkpoint.pt")["step"] == 0 and not list(out.glob("*.tmp"))
+
+
+def test_a_folder_that_goes_in_mid_run_is_one_line(config, flags, capsys, monkeypatch):
+    out, original = Path(config().out), train.L_simple
+
+    def gone(*args):
+        if out.is_dir():
+            out.rename(out.with_name("moved"))
+            out.write_text("now a file")
+        return original(*args)
+
+    monkeypatch.setattr(train.train, "__defaults__", (None, gone, False))
+    refused(capsys, flags("--save-every", "1", "--log-every", "100"), "run", code=1)
+    assert read(out.with_name("moved") / "checkpoint.pt")["step"] == 0
+
+
+# ---- who may write ----
+
+HOLDER = """
+import sys, time
+from checkpoint import locked
+with locked(sys.argv[1]):
+    print("locked", flush=True)
+    time.sleep(100)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another program that holds the lock of the folder `held`."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "held"], cwd=ROOT,
+                               stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "locked\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_folder_that_another_program_writes_to_is_refused(holder, trained, flags, capsys,
+                                                            tmp_path):
+    held = tmp_path / "held"
+    refused(capsys, flags("--out", held), "another program is writing to", "held")
+    refused(capsys, ["--checkpoint", trained[0], "--n", 1, "--folder", held],
+            "another program is writing to", main=sample.main)
+    assert os.listdir(held) == [".lock"]
+
+
+def test_a_dead_program_holds_no_lock_and_its_leavings_are_removed(holder, tmp_path):
+    (tmp_path / "held" / "checkpoint.pt.1.tmp").write_text("half")
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert (tmp_path / "held" / ".lock").exists()
+    with checkpoint.locked(tmp_path / "held"):
+        assert os.listdir(tmp_path / "held") == [".lock"]
+        with pytest.raises(ValueError, match="another program"):
+            checkpoint.lock(tmp_path / "held" / ".lock")
+    assert os.listdir(tmp_path / "held") == []
+
+
+def test_a_lock_that_was_just_removed_is_not_taken_for_one(tmp_path, monkeypatch):
+    """Its file is opened, its owner then removes it and goes: a third program makes a new one."""
+    path, stat, gone = tmp_path / ".lock", os.stat, []
+
+    def removed_once(name, **options):
+        if name == path and not gone:
+            gone.append(path.unlink())
+        return stat(name, **options)
+
+    monkeypatch.setattr(checkpoint.os, "stat", removed_once)
+    with checkpoint.lock(path) as f:
+        monkeypatch.undo()
+        assert gone and os.path.samestat(os.stat(path), os.fstat(f.fileno()))
+
+
+def test_where_the_file_system_knows_no_locks_there_is_none(tmp_path, monkeypatch):
+    def flock(*args):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", flock)
+    with checkpoint.locked(tmp_path), checkpoint.locked(tmp_path / "."):
+        pass
+
+
+def test_two_runs_that_start_at_once_do_not_both_write(flags):
+    """Both find an empty folder; one trains, the other is refused."""
+    command = [sys.executable, ROOT / "train.py", *flags("--steps", "400")]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)]
+    said = [run.communicate()[1] for run in runs]
+    assert sorted(run.returncode for run in runs) == [0, 2], said
+    assert any("another program" in text or "already holds a run" in text for text in said)
