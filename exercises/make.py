@@ -23,6 +23,13 @@ addopts = "-q --tb=short --no-header"
 """
 
 
+def locate(name):
+    """Split "papers.experiments.decode" into its module, "papers/experiments", and the rest."""
+    parts = name.split(".")
+    n = 2 if parts[0] == "papers" else 1
+    return "/".join(parts[:n]), ".".join(parts[n:])
+
+
 class Exercise:
     """One exercise, as its Markdown file says: title, minutes, blanks, task, hints, rubric."""
 
@@ -116,11 +123,17 @@ def make(chosen, out, solutions=False):
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists already")
     out.mkdir(parents=True, exist_ok=True)
-    for name in MODULES:
+    papers = {f"{module}.py" for exercise in chosen for module, _ in map(locate, exercise.blanks)
+              if "/" in module}
+    if papers:
+        papers.add("papers/__init__.py")
+        shutil.copytree(ROOT / "assets", out / "assets", ignore=lambda _, names: [
+            name for name in names if name != "digits.pt"])
+    for name in (*MODULES, *papers):
+        (out / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, out / name)
     for exercise in () if solutions else chosen:
-        for name in exercise.blanks:
-            module, function = name.split(".", 1)
+        for module, function in map(locate, exercise.blanks):
             path = out / f"{module}.py"
             path.write_text(blank(path.read_text(encoding="utf-8"), function, exercise),
                             encoding="utf-8")

@@ -1,4 +1,5 @@
 """The classroom: handouts, and checks that tell right answers from wrong ones, by name."""
+import importlib
 import json
 import subprocess
 import sys
@@ -13,52 +14,54 @@ from exercises import make
 from exercises.checks import run
 
 EXERCISES = make.exercises()
-MODULES = ("schedules", "ddpm", "train")
+MODULES = ("schedules", "ddpm", "unet", "train", "papers/variational_bound", "papers/experiments")
 
 
-def answer(**bodies):
+def answer(bodies):
     """Build a student: the project's modules, some functions with other bodies.
 
     Args:
-        bodies: {"ddpm__DDPM__q_sample": text of a body}.
+        bodies: {"ddpm.DDPM.q_sample": text of a body}.
     """
     modules = {}
     for name in MODULES:
+        given = {function: text for (module, function), text in
+                 ((make.locate(key), text) for key, text in bodies.items()) if module == name}
+        short = name.split("/")[-1]
+        if not given:
+            modules[short] = importlib.import_module(name.replace("/", "."))
+            continue
         source = (make.ROOT / f"{name}.py").read_text(encoding="utf-8")
-        for key, text in bodies.items():
-            module, function = key.replace("__", ".").split(".", 1)
-            if module == name:
-                source = make.replace_body(source, function, text)
-        modules[name] = types.ModuleType(name)
-        if name != "train" or any(key.startswith("train") for key in bodies):
-            sys.modules[f"student_{name}"] = modules[name]      # as dataclasses want it
-            modules[name].__name__ = f"student_{name}"
-            exec(compile(source, f"{name}.py", "exec"), modules[name].__dict__)
+        for function, text in given.items():
+            source = make.replace_body(source, function, text)
+        modules[short] = sys.modules["student"] = types.ModuleType("student")
+        modules[short].__file__ = str(make.ROOT / f"{name}.py")
+        exec(compile(source, f"{name}.py", "exec"), modules[short].__dict__)
     return run.student(modules)
 
 
-def failures(number, **bodies):
+def failures(number, bodies):
     """Return {check: what it says} of the checks that an answer fails."""
-    student = answer(**bodies)
+    student = answer(bodies)
     said = {name: run.run(number, name, student) for name in run.names(number)}
     return {name: text for name, text in said.items() if text}
 
 
 @pytest.mark.parametrize("number", EXERCISES)
 def test_the_projects_own_functions_pass_and_blanks_do_not(number):
-    assert failures(number) == {}
-    blanks = {name.replace(".", "__"): f'raise NotImplementedError("Exercise {number}")'
+    assert failures(number, {}) == {}
+    blanks = {name: f'raise NotImplementedError("Exercise {number}")'
               for name in EXERCISES[number].blanks}
-    said = failures(number, **blanks)
+    said = failures(number, blanks)
     assert list(said) == run.names(number)
     assert all(f"Exercise {number}" in text for text in said.values())
 
 
-SCHEDULE = "schedules__linear_beta_schedule"
-COSINE = "schedules__cosine_beta_schedule"
-Q, MEAN, LOSS = "ddpm__DDPM__q_sample", "ddpm__DDPM__posterior_mean", "ddpm__DDPM__loss"
-STEP, GUESS = "ddpm__DDPM__posterior_sample", "ddpm__DDPM__estimate_x_0"
-SAMPLE = "ddpm__DDPM__sample"
+SCHEDULE = "schedules.linear_beta_schedule"
+COSINE = "schedules.cosine_beta_schedule"
+Q, MEAN, LOSS = "ddpm.DDPM.q_sample", "ddpm.DDPM.posterior_mean", "ddpm.DDPM.loss"
+STEP, GUESS = "ddpm.DDPM.posterior_sample", "ddpm.DDPM.estimate_x_0"
+SAMPLE = "ddpm.DDPM.sample"
 
 COSINE_BODY = """t = torch.arange(T + 1, dtype=torch.float64)
 f = torch.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
@@ -88,7 +91,75 @@ for t in reversed(range(1, self.T + 1)):
     x = self.p_sample(model, x, t, clip=clip, generator=generator)
 return x"""
 
+EMB, BLOCK = "unet.timestep_embedding", "unet.ResidualBlock.forward"
+EMB_BODY = """n = dim // 2
+w = torch.tensor([10000 ** (-i / (n - 1)) for i in range(n)])
+emb = torch.cat([torch.sin(t.reshape(-1, 1) * w), torch.cos(t.reshape(-1, 1) * w)], dim=1)
+return F.pad(emb, (0, dim - 2 * n))"""
+BLOCK_BODY = """h = self.conv1(F.silu(self.norm1(x)))
+h = h + self.emb(F.silu(emb)).unsqueeze(2).unsqueeze(3)
+h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+return self.attention(h + self.shortcut(x))"""
+EMA, RESTORE = "train.update_ema", "train.restore"
+EMA_BODY = """for average, weight in zip(ema.parameters(), model.parameters()):
+    average.mul_(decay).add_(weight, alpha=1 - decay)"""
+RESTORE_BODY = """checkpoint = read_checkpoint(out / "checkpoint.pt")
+if checkpoint["step"] > config.steps:
+    raise ValueError("too late")
+run.model.load_state_dict(checkpoint["model"])
+run.ema.load_state_dict(checkpoint["ema"])
+run.optimizer.load_state_dict(checkpoint["optimizer"])
+run.tally.copy_(checkpoint["tally"])
+torch.set_rng_state(checkpoint["rng"][0][0])
+run.rows = checkpoint["rows"]
+run.step = checkpoint["step"]"""
+KL, NLL = "papers.variational_bound.kl", "papers.variational_bound.decoder_nll"
+KL_BODY = """v, w = variance_q, variance_p
+return 0.5 * (math.log(w / v) - 1 + v / w + (mean_q - mean_p) ** 2 / w)"""
+NLL_BODY = """x, mean = x_0.double(), mean.double()
+k = ((x + 1) * 127.5).round()
+above, below = (x + 1 / 255 - mean) / sigma, (x - 1 / 255 - mean) / sigma
+above = torch.where(k == 255, torch.inf, above)
+below = torch.where(k == 0, -torch.inf, below)
+flip = above + below > 0
+a, b = torch.where(flip, -below, above), torch.where(flip, -above, below)
+a, b = torch.special.log_ndtr(a), torch.special.log_ndtr(b)
+return -(a + torch.log1p(-torch.exp(b - a)))"""
+NAIVE = """normal = torch.distributions.Normal(0.0, 1.0)
+x, mean = x_0.double(), mean.double()
+above, below = (x + 1 / 255 - mean) / sigma, (x - 1 / 255 - mean) / sigma
+above = torch.where(x > 0.999, torch.inf, above)
+below = torch.where(x < -0.999, -torch.inf, below)
+return -torch.log(torch.special.ndtr(above) - torch.special.ndtr(below))"""
+MIX = "papers.experiments.interpolate"
+MIX_BODY = """pair = torch.stack([x_0, other])
+pair = ddpm.q_sample(pair, t, torch.randn(pair.shape, generator=generator))
+mixed = [pair[0] * (1 - weight) + pair[1] * weight for weight in lambdas]
+return decode(ddpm, model, torch.stack(mixed), t, clip, generator)"""
+
 RIGHT = [
+    (5, {EMB: EMB_BODY, BLOCK: BLOCK_BODY}),
+    (5, {BLOCK: """first = torch.nn.Sequential(self.norm1, torch.nn.SiLU(), self.conv1)
+last = torch.nn.Sequential(self.norm2, torch.nn.SiLU(), self.dropout, self.conv2)
+time = self.emb(emb * emb.sigmoid())
+return self.attention(self.shortcut(x) + last(first(x) + time[..., None, None]))"""}),
+    (8, {EMA: EMA_BODY, RESTORE: RESTORE_BODY}),
+    (8, {EMA: """with torch.no_grad():
+    for average, weight in zip(ema.parameters(), model.parameters()):
+        average.copy_(decay * average + (1 - decay) * weight)"""}),
+    (10, {KL: KL_BODY, NLL: NLL_BODY}),
+    (10, {KL: """normal = torch.distributions.Normal
+q, p = normal(mean_q, variance_q ** 0.5), normal(mean_p, variance_p ** 0.5)
+return torch.distributions.kl_divergence(q, p)"""}),
+    (14, {MIX: MIX_BODY}),
+    (14, {MIX: """g = generator
+a = ddpm.q_sample(x_0[None], t, torch.randn(1, *x_0.shape, generator=g))
+b = ddpm.q_sample(other[None], t, torch.randn(1, *x_0.shape, generator=g))
+weights = torch.tensor(lambdas).reshape(-1, 1, 1, 1)
+x = torch.lerp(a, b, weights)
+for s in range(t, 0, -1):
+    x = ddpm.p_sample(model, x, s, clip=clip, generator=g)
+return x"""}),
     (1, {SCHEDULE: "i = torch.arange(T, dtype=torch.float64)\n"
                    "return beta_1 + (beta_T - beta_1) * i / max(T - 1, 1)"}),
     (1, {COSINE: COSINE_BODY}),
@@ -123,7 +194,7 @@ return x_t"""}),
 
 @pytest.mark.parametrize("number, bodies", RIGHT)
 def test_right_answers_written_otherwise_are_accepted(number, bodies):
-    assert failures(number, **bodies) == {}
+    assert failures(number, bodies) == {}
 
 
 def swap(body, old, new):
@@ -132,6 +203,61 @@ def swap(body, old, new):
 
 
 WRONG = [
+    (5, EMB, swap(EMB_BODY, "sin", "cos").replace("cos(t.reshape(-1, 1) * w)], dim", "sin("
+     "t.reshape(-1, 1) * w)], dim"), "cosines come first"),
+    (5, EMB, swap(EMB_BODY, "/ (n - 1)", "/ n"), "not -i / (n - 1)"),
+    (5, EMB, swap(EMB_BODY, "-i /", "i /"), "wrong sign"),
+    (5, EMB, swap(EMB_BODY, "torch.cat([", "torch.stack([").replace("dim=1)\n",
+     "dim=2).flatten(1)\n"), "sines and cosines alternate"),
+    (5, BLOCK, swap(BLOCK_BODY, "F.silu(emb)", "emb"), "embedding does not go through SiLU"),
+    (5, BLOCK, swap(BLOCK_BODY, " + self.emb(F.silu(emb)).unsqueeze(2).unsqueeze(3)", ""),
+     "time is not added"),
+    (5, BLOCK, swap(BLOCK_BODY, "h + self.shortcut(x)", "h"), "input is not added"),
+    (5, BLOCK, swap(BLOCK_BODY, "F.silu(self.norm2(h))", "F.silu(h)"), "second norm is left out"),
+    (5, BLOCK, swap(BLOCK_BODY, "F.silu(self.norm", "F.relu(self.norm"), "ReLU stands where"),
+    (5, BLOCK, swap(BLOCK_BODY, "self.dropout", ""), "Dropout belongs"),
+    (5, BLOCK, swap(BLOCK_BODY, "self.attention", ""), "attention is left out"),
+    (8, EMA, swap(EMA_BODY, "mul_(decay).add_(weight, alpha=1 - decay)",
+     "mul_(1 - decay).add_(weight, alpha=decay)"), "exchanged"),
+    (8, EMA, swap(EMA_BODY, "mul_(decay).add_(weight, alpha=1 - decay)", "copy_(weight)"),
+     "weights are copied"),
+    (8, EMA, swap(EMA_BODY, ", alpha=1 - decay", ""), "1 - decay is forgotten"),
+    (8, EMA, swap(EMA_BODY, "average.mul_", "average = average.mul"), "nothing happens"),
+    (8, EMA, "for average, weight in zip(model.parameters(), ema.parameters()):\n"
+     "    average.mul_(decay).add_(weight, alpha=1 - decay)", "model is changed and ema is not"),
+    *((8, RESTORE, swap(RESTORE_BODY, line, "pass"), words) for line, words in (
+        ('run.optimizer.load_state_dict(checkpoint["optimizer"])', "no moments"),
+        ('run.ema.load_state_dict(checkpoint["ema"])', "averaged weights (ema)"),
+        ('torch.set_rng_state(checkpoint["rng"][0][0])', "random numbers"),
+        ('run.step = checkpoint["step"]', "expected step 2, got 0"),
+        ('run.tally.copy_(checkpoint["tally"])', "tally"),
+        ('raise ValueError("too late")', "was accepted"))),
+    (8, RESTORE, swap(RESTORE_BODY, 'checkpoint["ema"]', 'checkpoint["model"]'), "(ema)"),
+    (10, KL, swap(KL_BODY, "variance_q, variance_p", "variance_p, variance_q"), "KL"),
+    (10, KL, "mean_q, variance_q, mean_p, variance_p = mean_p, variance_p, mean_q, variance_q\n"
+     + KL_BODY, "two Gaussians are exchanged"),
+    (10, KL, swap(KL_BODY, "variance_q, variance_p", "variance_q ** 2, variance_p ** 2"),
+     "variances are taken for deviations"),
+    (10, KL, swap(KL_BODY, "0.5 * ", ""), "factor 1/2 is missing"),
+    (10, KL, swap(KL_BODY, "math.log(w / v) - 1 + v / w + ", ""), "only the means are compared"),
+    (10, NLL, NAIVE, "log_ndtr"),
+    (10, NLL, swap(NLL_BODY, "return -(", "return ("), "sign is missing"),
+    (10, NLL, swap(NLL_BODY, "/ sigma", "/ sigma ** 2"), "variance is taken for the deviation"),
+    (10, NLL, swap(NLL_BODY, "1 / 255", "2 / 255"), "bin of twice the width"),
+    (10, NLL, swap(NLL_BODY, "torch.where(k == 255, torch.inf, above)", "above").replace(
+     "torch.where(k == 0, -torch.inf, below)", "below"), "do not reach to infinity"),
+    (10, NLL, "return -torch.distributions.Normal(mean, sigma).log_prob(x_0)", "density"),
+    (14, MIX, swap(MIX_BODY, "torch.stack(mixed), t", "torch.stack(mixed), t - 1"), "t - 1"),
+    (14, MIX, swap(MIX_BODY, "q_sample(pair, t", "q_sample(pair, max(t - 1, 0)"), "were noised to"),
+    (14, MIX, swap(MIX_BODY, "pair[0] * (1 - weight) + pair[1] * weight",
+     "pair[1] * (1 - weight) + pair[0] * weight"), "two images are exchanged"),
+    (14, MIX, swap(MIX_BODY, "(1 - weight) + pair[1] * weight",
+     "(1 - weight) ** .5 + pair[1] * weight ** .5"), "lambda"),
+    (14, MIX, swap(MIX_BODY, "torch.randn(pair.shape, generator=generator)",
+     "torch.randn(pair[:1].shape, generator=generator).expand(pair.shape)"), "the same noise"),
+    (14, MIX, swap(MIX_BODY, ", generator=generator", ""), "Pass generator"),
+    (14, MIX, swap(MIX_BODY, "decode(ddpm, model, torch.stack(mixed), t, clip, generator)",
+     "[x for _, x, _ in ddpm.reverse_process(model, torch.stack(mixed), clip)][-1]"), "at time t"),
     (1, SCHEDULE, "return torch.linspace(beta_1, beta_T, T + 1, dtype=torch.float64)[:-1]",
      "beta_T itself is left out"),
     (1, SCHEDULE, "return torch.linspace(beta_1 ** .5, beta_T ** .5, T, dtype=torch.float64) ** 2",
@@ -196,7 +322,7 @@ WRONG = [
 
 @pytest.mark.parametrize("number, function, body, words", WRONG)
 def test_mistakes_are_rejected_and_named(number, function, body, words):
-    said = failures(number, **{function: body})
+    said = failures(number, {function: body})
     assert any(words in text for text in said.values()), said
 
 
