@@ -62,7 +62,8 @@ def killed(tmp_path, precision, kills, steps, send):
             time.sleep(rng.uniform(0, 0.4))
             send(run)
         out, err = run.communicate(timeout=100)
-        assert "Traceback" not in err and run.returncode != 1, err
+        # Python itself complains of a Ctrl-C that comes when it is already leaving.
+        assert run.returncode != 1 and ("Traceback" not in err or send is impatiently), err
         leavings += len(list(parts.glob("**/*.tmp")))
         begun.append(read(parts / "checkpoint.pt")["step"])
     print(begun)
