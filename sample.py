@@ -72,9 +72,12 @@ def load(checkpoint, device="cpu", model=None):
     content = read_checkpoint(checkpoint)
     config, ema = content["config"], content["ema"]
     try:
-        blocks = model is None and config["num_res_blocks"] * len(config["channel_mults"])
-        if type(config["T"]) is not int or config["T"] > 10 ** 6 or blocks > len(ema):
-            raise ValueError("no run has such a T, or such a number of blocks")     # it takes hours
+        counts = [config[name] for name in ("T", "image_size", "image_channels", "num_res_blocks")]
+        if not all(type(count) is int and count > 0 for count in counts) or config["T"] > 10 ** 6:
+            raise ValueError("T (of at most 10^6), image_size, image_channels and num_res_blocks "
+                             f"must be integers, at least 1, not {counts}")
+        if model is None and config["num_res_blocks"] * len(config["channel_mults"]) > len(ema):
+            raise ValueError("there are fewer weights than blocks")      # to build them takes hours
         ddpm = process(config)
         with torch.device("meta"):                   # where a network takes no memory
             check_weights(ema, network(config) if model is None else model)

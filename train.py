@@ -34,7 +34,7 @@ import data
 import parallel
 from checkpoint import (check_finite, check_weights, locked, read_checkpoint, replacing, sweep,
                         write_checkpoint)
-from sample import (Parser, autocast, build, draw, fast_bf16, one_line_errors, pick_device,
+from sample import (Parser, autocast, build, draw, fast_bf16, load, one_line_errors, pick_device,
                     save_figure, save_grid)
 from schedules import SCHEDULES
 
@@ -42,6 +42,9 @@ COLUMNS = ("step", "loss", "q1", "q2", "q3", "q4", "images_per_second")
 
 def arg(default, help, least=None, choices=None):
     return field(default=default, metadata={"help": help, "least": least, "choices": choices})
+
+
+KINDS = {float: (float, int), tuple: (tuple, list)}              # what may stand for a type
 
 
 @dataclass
@@ -87,7 +90,10 @@ class Config:
         """Raise a ValueError, in terms of the flag, for a value that cannot work."""
         for f in fields(self):
             value, choices = getattr(self, f.name), f.metadata["choices"]
-            least = f.metadata["least"]
+            least, kind = f.metadata["least"], KINDS.get(f.type, (f.type,))
+            whole = f.type is not tuple or type(value) in kind and {*map(type, value)} <= {int}
+            if type(value) not in kind or not whole:
+                refuse(f.name, f"must be of type {f.type.__name__}, not {value!r}")
             if least is not None and not least <= value:
                 refuse(f.name, f"must be at least {least}, not {value}")
             if choices and value not in choices:
@@ -494,7 +500,7 @@ def parse(argv=None):
     if not path.exists():
         raise ValueError(f"nothing to resume: there is no {path}")
     try:
-        stored = Config(**read_checkpoint(path)["config"])
+        stored = Config(**load(path)[0])             # which refuses a network of monstrous size
     except TypeError as error:
         raise ValueError(f"{path} was made by another version of train.py: {error}") from error
     if preset and PRESETS[preset].get("data", "digits") not in ("", stored.data):

@@ -108,12 +108,16 @@ def test_entries_of_another_kind_are_refused(trained, entries):
 @pytest.mark.parametrize("strange", [
     {"T": 10 ** 12}, {"channels": 10 ** 6}, {"num_res_blocks": 10 ** 12}, {"image_size": 2 ** 90000,
     "channel_mults": [1] * 90000}, {"channel_mults": [10 ** 9, 1]}, {"channel_mults": 3},
-    {"T": "5"}, {"T": None}, {"T": 5.5}, {"channels": [4]}, {"dropout": "x"}, {"schedule": []}])
-def test_a_config_of_monstrous_or_mistaken_size_is_refused_at_once(trained, strange):
+    {"T": "5"}, {"T": None}, {"T": 5.5}, {"T": True}, {"channels": [4]}, {"dropout": "x"},
+    {"schedule": []}, {"image_size": 8.0}, {"image_size": 0}, {"image_channels": 1.0},
+    {"channel_mults": [1.0, 2]}, {"num_res_blocks": 1.0}])
+def test_a_config_of_monstrous_or_mistaken_size_is_refused_at_once(trained, config, capsys,
+                                                                   strange):
     change(trained[0], config={**read(trained[0])["config"], **strange})
     start = time.monotonic()
     with pytest.raises(ValueError, match="checkpoint.pt"):
         sample.load(trained[0])
+    refused(capsys, ["--resume", "--out", config().out], main=train.main)
     assert time.monotonic() - start < 5
 
 
