@@ -57,7 +57,8 @@ def read_checkpoint(path):
             check_zip(content)
             checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         kinds = {"config": dict, "step": int, "ema": dict}
-        if not all(isinstance(checkpoint[name], kind) for name, kind in kinds.items()):
+        if not all(isinstance(checkpoint[name], kind) for name, kind in kinds.items()) \
+                or checkpoint["step"] is True:
             raise ValueError("entries are of another kind")
         return checkpoint
     except Exception as error:                       # a damaged or hostile file raises anything
@@ -90,7 +91,7 @@ def check_weights(weights, model):
             or weight.is_floating_point() != mine[name].is_floating_point()
             for name, weight in weights.items()):
         raise ValueError("the weights do not fit the network")
-    check_finite(weights.values())
+    check_finite(weight.to(mine[name].dtype) for name, weight in weights.items())
 
 
 def check_finite(tensors):

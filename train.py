@@ -387,10 +387,13 @@ def restore(out, config, run):
         run.tally.copy_(checkpoint["tally"] if parallel.rank() == 0 else torch.zeros(2, 4))
         run.step, run.rows = checkpoint["step"], checkpoint["rows"]
         if any(weight.shape != moment.shape for weight, moment in moments) or run.step < 0 \
-                or any([type(x) for x in row] != [int] + [float] * 6 for row in run.rows):
+                or type(run.rows) is not list or checkpoint["tally"].shape != (2, 4) \
+                or any([*map(type, row)] != [int] + [float] * 6 for row in run.rows):
             raise ValueError("moments or log of another shape")
-        check_finite(moment for _, moment in moments)
+        check_finite([run.tally, *(moment for _, moment in moments)])
         torch.manual_seed(own_seed(config.seed, run.step))       # if there were fewer processes
+        if not checkpoint["rng"]:
+            raise ValueError("no state of the random numbers")
         for rng, on_device in checkpoint["rng"][parallel.rank():][:1]:
             torch.set_rng_state(rng)
             if len(on_device) == len(device_rng(run.tally.device)):

@@ -97,7 +97,22 @@ def test_a_file_that_would_grow_when_read_is_refused(trained, tmp_path):
         checkpoint.read_checkpoint(tmp_path / "bad.pt")
 
 
-@pytest.mark.parametrize("entries", [{"config": [1]}, {"step": "1"}, {"ema": None},
+def test_a_file_whose_records_lie_on_one_another_is_refused(trained):
+    """A small file could claim the same bytes a thousand times."""
+    content = read(trained[0])
+    torch.save(content, trained[0])
+    with zipfile.ZipFile(trained[0], "a") as z:
+        z.filelist += [max(z.filelist, key=lambda record: record.file_size)] * 100
+        z._didModify = True                                     # writes the directory anew
+    body = bytearray(trained[0].read_bytes())
+    body[-2:] = (71).to_bytes(2, "little")
+    trained[0].write_bytes(body + checkpoint.seal(body))
+    assert len(read(trained[0])["ema"]) == len(content["ema"])
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
+        checkpoint.read_checkpoint(trained[0])
+
+
+@pytest.mark.parametrize("entries", [{"config": [1]}, {"step": "1"}, {"step": True}, {"ema": None},
                                      {"ema": torch.zeros(3)}])
 def test_entries_of_another_kind_are_refused(trained, entries):
     change(trained[0], **entries)
@@ -124,7 +139,7 @@ def test_a_config_of_monstrous_or_mistaken_size_is_refused_at_once(trained, conf
 @pytest.mark.parametrize("bad", [
     lambda w: w.fill_(float("nan")), lambda w: w.index_fill_(0, torch.tensor([0]), -torch.inf),
     lambda w: w.repeat(2, *[1] * (w.dim() - 1)), lambda w: w.to(torch.complex64),
-    lambda w: w.to(torch.int32), lambda w: "text"])
+    lambda w: w.to(torch.int32), lambda w: "text", lambda w: w.double() * 1e200])
 def test_weights_that_cannot_be_right_are_refused(trained, capsys, config, bad):
     for part, argv, main in (("ema", ["--checkpoint", trained[0]], sample.main),
                              ("ema", ["--resume", "--out", config().out], train.main),
@@ -145,7 +160,8 @@ def test_weights_of_another_precision_are_taken_as_float32(trained):
 
 
 @pytest.mark.parametrize("entries", [
-    {"rows": [[1, 2]]}, {"rows": [["x"] * 7]}, {"rows": 3}, {"step": -1}, {"tally": torch.ones(3)},
+    {"rows": [[1, 2]]}, {"rows": [["x"] * 7]}, {"rows": 3}, {"rows": ()}, {"step": -1},
+    {"tally": torch.ones(4)}, {"tally": torch.full((2, 4), torch.nan)}, {"rng": []},
     {"rng": [[torch.zeros(3), torch.zeros(3)]]}, {"rng": 5}, {"optimizer": {}},
     {"optimizer": {"state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(1),
                                  "exp_avg_sq": torch.zeros(1)}}, "param_groups": []}},
@@ -188,6 +204,16 @@ def test_replacing_moves_only_what_is_complete(tmp_path):
             raise OSError(28, "No space left on device")
     assert path.read_text() == "one"
     assert os.listdir(tmp_path / "new") == ["file"]
+
+
+def test_two_programs_may_write_one_file_and_the_last_wins(tmp_path, monkeypatch):
+    with checkpoint.replacing(tmp_path / "file") as one:
+        one.write_text("one")
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        with checkpoint.replacing(tmp_path / "file") as two:
+            two.write_text("two")
+        assert (tmp_path / "file").read_text() == "two"
+    assert (tmp_path / "file").read_text() == "one"
 
 
 def test_only_what_a_dead_program_left_half_written_is_swept(tmp_path):
