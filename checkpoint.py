@@ -88,6 +88,7 @@ def check_weights(weights, model):
     mine = model.state_dict()
     if weights.keys() != mine.keys() or any(
             weight.shape != mine[name].shape or weight.is_complex()
+            or weight.numel() * weight.element_size() > weight.untyped_storage().nbytes()
             or weight.is_floating_point() != mine[name].is_floating_point()
             for name, weight in weights.items()):
         raise ValueError("the weights do not fit the network")

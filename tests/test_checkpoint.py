@@ -152,6 +152,21 @@ def test_weights_that_cannot_be_right_are_refused(trained, capsys, config, bad):
         trained[0].write_bytes(whole)
 
 
+def test_weights_that_are_one_number_repeated_take_no_memory(trained):
+    """A network of 25 GB in a file of a few kB, in which every weight is the same number."""
+    config = {**read(trained[0])["config"], "channels": 6000}
+    with torch.device("meta"):
+        net = sample.network(config)
+    change(trained[0], config=config, ema={
+        name: torch.zeros(1).as_strided(weight.shape, [0] * weight.dim())
+        for name, weight in net.state_dict().items()})
+    assert sum(weight.numel() for weight in net.parameters()) * 4 > 20e9
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="do not fit"):
+        sample.load(trained[0])
+    assert time.monotonic() - start < 5
+
+
 def test_weights_of_another_precision_are_taken_as_float32(trained):
     _, _, expected = sample.load(trained[0])
     change(trained[0], ema={name: w.double() for name, w in read(trained[0])["ema"].items()})
