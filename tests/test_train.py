@@ -253,6 +253,34 @@ def test_a_run_is_resumable_from_its_first_moment(config, monkeypatch):
     assert checkpoint(config())["step"] == 6
 
 
+def test_a_grid_that_was_interrupted_is_drawn_at_the_next_start(config, monkeypatch):
+    c = config(sample_every=2, save_every=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "draw", lambda *args, **options: exec("raise KeyboardInterrupt"))
+        with pytest.raises(KeyboardInterrupt):
+            train.train(c)
+    samples = Path(c.out, "samples")
+    assert checkpoint(c)["step"] == 2 and not list(samples.glob("*"))
+    samples.mkdir()
+    (samples / "000002.png.7.tmp").write_bytes(b"half")         # had it been killed a bit later
+    train.train(c, resume=True)
+    assert sorted(os.listdir(samples)) == ["000002.png", "000004.png"]
+
+
+def test_a_run_that_another_program_makes_meanwhile_is_not_overwritten(config, monkeypatch):
+    original = train.load_data
+
+    def slow(*args):                                 # another program trains while this one reads
+        monkeypatch.setattr(train, "load_data", original)
+        train.train(config(steps=2))
+        return original(*args)
+
+    monkeypatch.setattr(train, "load_data", slow)
+    with pytest.raises(ValueError, match="already holds a run"):
+        train.train(config(steps=6))
+    assert checkpoint(config())["step"] == 2
+
+
 def test_a_run_that_never_made_a_step_may_be_started_anew(config, monkeypatch):
     def fail(*args):
         raise torch.OutOfMemoryError("CUDA out of memory.")
