@@ -25,6 +25,7 @@ except ImportError:                                  # Windows
 
 MARK = b"sha256:"
 SEAL = len(MARK) + 64                                # bytes of the mark and the digest, in hex
+OURS = re.compile(r"\.(pt|csv|png|gif|npy|gz)\.\d+\.tmp$")         # what `replacing` leaves behind
 
 
 def write_checkpoint(content, path):
@@ -70,16 +71,18 @@ def seal(body):
 
 
 def check_zip(content):
-    """Raise a ValueError unless every byte is as it was written, and nothing grows when read."""
+    """Raise a ValueError if a byte has changed, or if what is read would be more than the file."""
     with zipfile.ZipFile(io.BytesIO(content)) as z:
         if z.comment:
             whole = content[-SEAL:] == seal(memoryview(content)[:-SEAL])
         else:
             end = content[-22:-18], content[-2:]     # its mark, and the length of a comment
             whole = end == (b"PK\5\6", b"\0\0") and z.testzip() is None
+        end = len(content) - 22 - len(z.comment)     # the same directory for all who read this file
+        start = int.from_bytes(content[end + 16:end + 20], "little")
         sizes = [record.file_size for record in z.infolist()]
         packed = any(record.compress_type != zipfile.ZIP_STORED for record in z.infolist())
-    if not whole or packed or sum(sizes) > len(content):
+    if not whole or packed or sum(sizes) > len(content) or start not in (z.start_dir, 2 ** 32 - 1):
         raise ValueError("a byte has changed, or this is a zip file of another kind")
 
 
@@ -126,7 +129,7 @@ def sweep(folder, age=0):
     """Remove what killed programs left half written: `replacing`'s, of `age` seconds at least."""
     for path in Path(folder).glob("*.tmp"):
         with contextlib.suppress(OSError):
-            if re.search(r"\.\d+\.tmp$", path.name) and time.time() - path.stat().st_mtime >= age:
+            if OURS.search(path.name) and time.time() - path.stat().st_mtime >= age:
                 path.unlink()
 
 

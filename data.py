@@ -166,11 +166,11 @@ def digits(image_size=16, n=10_000, seed=0):
 def mnist(name, split, data_dir):
     paths = [find(name, file, data_dir) or download(name, file + ".gz", data_dir)
              for file in MNIST_FILES[split]]
+    x, labels = read_idx(paths[0], 3)[:, None], read_idx(paths[1], 1)
     for path in paths:                           # both data sets have files of the same names
         key = KEYS.get(hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest(), name)
         if not key.startswith(name):
             raise ValueError(f"{path} is the file {key}, not one of {name}")
-    x, labels = read_idx(paths[0], 3)[:, None], read_idx(paths[1], 1)
     return x, check_labels(x, labels, paths[0])
 
 
@@ -208,6 +208,8 @@ def find(name, file, data_dir):
 
 
 def read(path):
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"{path} is larger than any file of a data set here")
     content = path.read_bytes()
     if content[:2] != b"\x1f\x8b":                            # the mark of gzip
         return content
@@ -290,7 +292,7 @@ def folder(root, image_size, image_channels, data_dir):
     shape = len(files), image_channels, image_size, image_size
     try:
         x, kept = map_cache(cache, shape)
-    except (OSError, ValueError, EOFError):                     # not there yet, or damaged
+    except Exception:                            # not there yet, or so damaged that anything comes
         decode_all(root, files, shape, cache)
         x, kept = map_cache(cache, shape)
     labels = torch.tensor([classes[names[i]] for i in kept])
@@ -316,6 +318,7 @@ def image_files(root):
 def map_cache(cache, shape):
     x, kept = np.load(cache, mmap_mode="c"), np.load(cache.with_suffix(".kept.npy"))
     if (x.shape, x.dtype, kept.dtype) != (shape, np.uint8, np.int64) or kept.ndim != 1 \
+            or not x.flags.c_contiguous or len(kept) == 0 \
             or not (np.diff(kept, prepend=-1, append=len(x)) > 0).all():
         raise ValueError(f"{cache} is damaged")
     return torch.from_numpy(x), kept                            # copy on write: torch wants that
@@ -339,6 +342,8 @@ def decode_all(root, files, shape, cache):
     """Write the readable images to cache, in order, and beside it their indices into files."""
     def attempt(file):
         try:
+            if not os.path.isfile(root / file):
+                raise OSError("this is no file")                 # to open a pipe would be to wait
             with Image.open(root / file, formats=sorted(set(FORMATS.values()))) as image:
                 if image.width * image.height > LARGEST // 4:    # 4 bytes a pixel, in each thread
                     raise ValueError(f"{image.width} x {image.height} pixels are too many")

@@ -14,6 +14,7 @@ import hashlib
 import io
 import math
 import os
+import reprlib
 import sys
 import tempfile
 import warnings
@@ -75,7 +76,9 @@ def load(checkpoint, device="cpu", model=None):
         counts = [config[name] for name in ("T", "image_size", "image_channels", "num_res_blocks")]
         if not all(type(count) is int and count > 0 for count in counts) or config["T"] > 10 ** 6:
             raise ValueError("T (of at most 10^6), image_size, image_channels and num_res_blocks "
-                             f"must be integers, at least 1, not {counts}")
+                             f"must be integers, at least 1, not {reprlib.repr(counts)}")
+        if not isinstance(config["schedule"], str):
+            raise TypeError("a schedule is a name")
         if model is None and config["num_res_blocks"] * len(config["channel_mults"]) > len(ema):
             raise ValueError("there are fewer weights than blocks")      # to build them takes hours
         ddpm = process(config)
@@ -325,7 +328,7 @@ def run(args):
     make = functools.partial(batches, ddpm, model, config, args.n, args.seed, frames)
     if args.folder:
         digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-        fill(args.folder, f"checkpoint {digest}, seed {args.seed}, n {args.n}", make)
+        fill(args.folder, f"checkpoint {digest}, seed {args.seed}, n {args.n}", args.n, make)
         print(f"wrote {args.n} images to {args.folder}")
     else:
         save_grid(torch.cat([x for _, x in make()]), args.out)
@@ -335,10 +338,10 @@ def run(args):
         print(f"wrote {args.gif}")
 
 
-def fill(folder, origin, make):
+def fill(folder, origin, n, make):
     """Write each sample as a PNG that says where it comes from; keep those that are there."""
     with parallel.first(locked(folder)):
-        done = parallel.gather(finished(folder, origin) if parallel.rank() == 0 else None)[0]
+        done = parallel.gather(finished(folder, origin, n) if parallel.rank() == 0 else None)[0]
         text = PngInfo()
         text.add_text("origin", origin)
         for start, x in make(done=done):
@@ -349,8 +352,8 @@ def fill(folder, origin, make):
         parallel.wait()
 
 
-def finished(folder, origin):
-    """Return the numbers of the samples of this origin in a folder; refuse to mix in others."""
+def finished(folder, origin, n):
+    """Return which of n samples of this origin a folder has; refuse one that has anything else."""
     done = set()
     for path in folder.iterdir():
         if path.name == ".lock":
@@ -359,12 +362,12 @@ def finished(folder, origin):
             with Image.open(path, formats=["PNG"]) as image:
                 ours = image.info["origin"] == origin and path.name == f"{int(path.stem):06}.png"
                 image.verify()                       # the checksums of a PNG
-            done.add(int(path.stem))
         except Exception:                            # whatever a strange file provokes
             ours = False
-        if not ours:
+        if not ours or int(path.stem) >= n:
             raise ValueError(f"{folder} is not empty: {path.name} is not, or not whole, one of "
                              "these samples, and others would mix with them")
+        done.add(int(path.stem))
     return done
 
 

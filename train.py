@@ -17,6 +17,7 @@ import contextlib
 import copy
 import csv
 import math
+import reprlib
 import shlex
 import signal
 import textwrap
@@ -93,7 +94,7 @@ class Config:
             least, kind = f.metadata["least"], KINDS.get(f.type, (f.type,))
             whole = f.type is not tuple or type(value) in kind and {*map(type, value)} <= {int}
             if type(value) not in kind or not whole:
-                refuse(f.name, f"must be of type {f.type.__name__}, not {value!r}")
+                refuse(f.name, f"must be of type {f.type.__name__}, not {reprlib.repr(value)}")
             if least is not None and not least <= value:
                 refuse(f.name, f"must be at least {least}, not {value}")
             if choices and value not in choices:
@@ -210,7 +211,8 @@ def train(config, model=None, loss=L_simple, resume=False):
             model.compile(dynamic=False)
         model = parallel.replicate(model)
         finite = torch.ones((), dtype=torch.bool, device=device)
-        sample_if_due(out, ddpm, config, run, stop)      # as it may have been stopped while it did
+        if not (out / "samples" / f"{run.step:06}.png").exists():        # stopped while it drew it
+            sample_if_due(out, ddpm, config, run, stop)
         since = run.step, time.monotonic()
         while run.step < config.steps and not agree(stop):
             run.step += 1
@@ -229,18 +231,18 @@ def train(config, model=None, loss=L_simple, resume=False):
 
             last = run.step == config.steps
             if last or run.step % config.log_every == 0:
-                check(finite, run.step, out)
+                check(finite, run, out)
                 log(out, config, run, since)
                 since = run.step, time.monotonic()
             if last or run.step % config.save_every == 0:
-                check(finite, run.step, out)
+                check(finite, run, out)
                 save(out, config, run)
             if sample_if_due(out, ddpm, config, run, stop):
                 since = run.step, time.monotonic()
         if run.step == config.steps and not stop:
             sample_grid(out / "samples.png", 64, ddpm, config, run, stop)
         if agree(stop):
-            check(finite, run.step, out)
+            check(finite, run, out)
             save(out, config, run)
             print(f"stopped and saved at step {run.step} of {config.steps}; to go on: python "
                   f"train.py --resume --out {shlex.quote(str(out))}", flush=True)
@@ -296,11 +298,13 @@ def by_quarter(losses, t, T):
     return tally.index_add_(1, (t - 1) * 4 // T, torch.stack([losses, torch.ones_like(losses)]))
 
 
-def check(finite, step, out):
-    if not finite:
+def check(finite, run, out):
+    """Stop before weights or moments that are not finite get into a checkpoint."""
+    if not finite or not all(weight.isfinite().all() for weight in run.model.parameters()):
         raise FloatingPointError(
-            f"a gradient was not finite at or shortly before step {step}; {out / 'checkpoint.pt'} "
-            "is from before. Try --resume with a lower --lr or with --precision float32")
+            f"a gradient or a weight was not finite at or shortly before step {run.step}; "
+            f"{out / 'checkpoint.pt'} is from before. Try --resume with a lower --lr or with "
+            "--precision float32")
 
 
 @contextlib.contextmanager
@@ -392,15 +396,18 @@ def restore(out, config, run):
             raise ValueError("moments or log of another shape")
         check_finite([run.tally, *(moment for _, moment in moments)])
         torch.manual_seed(own_seed(config.seed, run.step))       # if there were fewer processes
-        if not checkpoint["rng"]:
-            raise ValueError("no state of the random numbers")
+        for state in run.optimizer.state.values():
+            if not 0 < state["step"] <= run.step or (state["exp_avg_sq"] < 0).any():
+                raise ValueError("moments that Adam never has")
+        if not checkpoint["rng"] or bool(run.optimizer.state) != (run.step > 0):
+            raise ValueError("random numbers or moments are missing")
         for rng, on_device in checkpoint["rng"][parallel.rank():][:1]:
             torch.set_rng_state(rng)
             if len(on_device) == len(device_rng(run.tally.device)):
                 device_rng(run.tally.device, on_device)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is for sampling only, of another network or of another version "
-                         f"of train.py: {error!r}") from error
+        raise ValueError(f"{path} is for sampling only, of another network or version of train.py, "
+                         f"or damaged: {textwrap.shorten(str(error), 200)}") from error
     if run.tally.any() and run.rows and run.rows[-1][0] == run.step:
         run.rows.pop()                               # of an interval cut short: it goes on now
     if config.steps < run.step:
@@ -450,10 +457,10 @@ def plot(out, rows):
 
 
 def sample_if_due(out, ddpm, config, run, stop):
-    """Draw 16 samples every so many steps, if they are not there yet; return whether it did."""
-    path = out / "samples" / f"{run.step:06}.png"
-    due = config.sample_every and run.step % config.sample_every == 0 and not path.exists()
+    """Draw 16 samples every so many steps; return whether it did."""
+    due = config.sample_every and run.step % config.sample_every == 0
     if due and 0 < run.step < config.steps:
+        path = out / "samples" / f"{run.step:06}.png"
         sample_grid(path, 16, ddpm, config, run, stop)
         return True
 
@@ -507,7 +514,7 @@ def parse(argv=None):
     except TypeError as error:
         raise ValueError(f"{path} was made by another version of train.py: {error}") from error
     if preset and PRESETS[preset].get("data", "digits") not in ("", stored.data):
-        raise ValueError(f"{path} is a run on {stored.data}, not on {preset}")
+        raise ValueError(f"{path} is a run on {stored.data!r}, not on {preset!r}")
     for name, value in flags.items():
         if name in FIXED and value != getattr(stored, name):
             refuse(name, f"is {getattr(stored, name)} in this run; it cannot change on the way")

@@ -1,4 +1,5 @@
 """Checkpoints, locks and half-written files: whole or refused, whatever happens to them."""
+import functools
 import os
 import random
 import signal
@@ -125,7 +126,8 @@ def test_entries_of_another_kind_are_refused(trained, entries):
     "channel_mults": [1] * 90000}, {"channel_mults": [10 ** 9, 1]}, {"channel_mults": 3},
     {"T": "5"}, {"T": None}, {"T": 5.5}, {"T": True}, {"channels": [4]}, {"dropout": "x"},
     {"schedule": []}, {"image_size": 8.0}, {"image_size": 0}, {"image_channels": 1.0},
-    {"channel_mults": [1.0, 2]}, {"num_res_blocks": 1.0}])
+    {"channel_mults": [1.0, 2]}, {"num_res_blocks": 1.0}, {"T": 2 * 10 ** 6},
+    {"schedule": functools.reduce(lambda t, _: (t, t), range(64), ())}])
 def test_a_config_of_monstrous_or_mistaken_size_is_refused_at_once(trained, config, capsys,
                                                                    strange):
     change(trained[0], config={**read(trained[0])["config"], **strange})
@@ -178,6 +180,7 @@ def test_weights_of_another_precision_are_taken_as_float32(trained):
     {"rows": [[1, 2]]}, {"rows": [["x"] * 7]}, {"rows": 3}, {"rows": ()}, {"step": -1},
     {"tally": torch.ones(4)}, {"tally": torch.full((2, 4), torch.nan)}, {"rng": []},
     {"rng": [[torch.zeros(3), torch.zeros(3)]]}, {"rng": 5}, {"optimizer": {}},
+    {"optimizer": {"state": {}, "param_groups": []}},
     {"optimizer": {"state": {0: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(1),
                                  "exp_avg_sq": torch.zeros(1)}}, "param_groups": []}},
     {"optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": []}}])
@@ -193,6 +196,16 @@ def test_moments_that_are_not_finite_are_refused(trained, capsys, config):
     content["optimizer"]["state"][3]["exp_avg"][0] = float("nan")
     change(trained[0], optimizer=content["optimizer"])
     refused(capsys, ["--resume", "--out", config().out], "weights that are not finite")
+
+
+@pytest.mark.parametrize("change_of_state", [
+    {"step": torch.tensor(torch.nan)}, {"step": torch.tensor(-1.0)}, {"step": torch.zeros(5)},
+    {"step": torch.tensor(99.0)}, {"exp_avg_sq": torch.full((16, 4), -1.0)}])
+def test_moments_that_adam_never_has_are_refused(trained, capsys, config, change_of_state):
+    content = read(trained[0])
+    content["optimizer"]["state"][0].update(change_of_state)
+    change(trained[0], optimizer=content["optimizer"])
+    refused(capsys, ["--resume", "--out", config().out], "or damaged")
 
 
 def test_what_the_optimizer_does_is_not_read_from_a_file(trained, config):
@@ -232,13 +245,14 @@ def test_two_programs_may_write_one_file_and_the_last_wins(tmp_path, monkeypatch
 
 
 def test_only_what_a_dead_program_left_half_written_is_swept(tmp_path):
-    for name in ("checkpoint.pt.123.tmp", "mine.tmp", "notes.123.txt", "a.1.tmp"):
+    theirs = ["mine.tmp", "notes.123.txt", "report.2024.tmp"]
+    for name in ("checkpoint.pt.123.tmp", "a.png.1.tmp", *theirs):
         (tmp_path / name).write_text("")
-    os.utime(tmp_path / "a.1.tmp", (0, 0))
+    os.utime(tmp_path / "a.png.1.tmp", (0, 0))
     checkpoint.sweep(tmp_path, age=60)
-    assert sorted(os.listdir(tmp_path)) == ["checkpoint.pt.123.tmp", "mine.tmp", "notes.123.txt"]
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint.pt.123.tmp", *theirs]
     checkpoint.sweep(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["mine.tmp", "notes.123.txt"]
+    assert sorted(os.listdir(tmp_path)) == theirs
     checkpoint.sweep(tmp_path / "not there")
 
 

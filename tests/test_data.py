@@ -228,7 +228,7 @@ def test_a_hostile_archive_is_refused_and_writes_nothing(tmp_path, monkeypatch, 
 
 
 def test_a_gzip_bomb_is_refused_before_it_grows(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "LARGEST", 10 ** 6)
+    monkeypatch.setattr(data, "LARGEST", 10 ** 7)
     bomb = gzip.compress(bytes(10 ** 9), 1)
     (tmp_path / (data.MNIST_FILES["train"][0] + ".gz")).write_bytes(bomb)
     (tmp_path / (data.MNIST_FILES["train"][1] + ".gz")).write_bytes(gzip.compress(idx(LABELS)))
@@ -640,8 +640,9 @@ def test_a_file_that_disappears_is_skipped(tmp_path, monkeypatch, capsys):
     assert "skipped" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("harm", ["cut", "text", "empty", "pickle", "kept cut", "kept too large",
-                                  "kept twice", "kept gone", "another shape"])
+@pytest.mark.parametrize("harm", ["cut", "text", "empty", "pickle", "zip", "kept cut",
+                                  "kept too large", "kept twice", "kept gone", "kept empty",
+                                  "another shape", "another order"])
 def test_a_damaged_cache_is_made_again(tmp_path, harm):
     for i in range(3):
         paint(tmp_path / "pictures" / f"{i}.png", (i, i, i))
@@ -654,6 +655,10 @@ def test_a_damaged_cache_is_made_again(tmp_path, harm):
         cache.write_bytes(harm.encode() * (harm == "text"))
     elif harm == "pickle":
         cache.write_bytes(pickle.dumps([1, 2]))
+    elif harm == "zip":
+        cache.write_bytes(b"PK\3\4" + bytes(100))
+    elif harm == "another order":
+        np.save(cache, np.asfortranarray(np.zeros((3, 3, 4, 4), np.uint8)))
     elif harm == "another shape":
         np.save(cache, np.zeros((3, 3, 2, 2), np.uint8))
     elif harm == "kept cut":
@@ -661,7 +666,8 @@ def test_a_damaged_cache_is_made_again(tmp_path, harm):
     elif harm == "kept gone":
         kept.unlink()
     else:
-        np.save(kept, np.array([0, 1, 3] if harm == "kept too large" else [0, 0, 1]))
+        np.save(kept, np.array({"kept too large": [0, 1, 3], "kept twice": [0, 0, 1]}.get(harm, []),
+                               np.int64))
     x, _ = folder(tmp_path, image_size=4)
     assert x[:, 0, 0, 0].tolist() == [0, 1, 2] and x.shape == (3, 3, 4, 4)
 
@@ -675,6 +681,23 @@ def test_half_written_caches_of_dead_programs_are_removed(tmp_path):
     os.utime(old, (0, 0))
     folder(tmp_path, image_size=4)
     assert new.exists() and not old.exists()                    # which may still be written to
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has none")
+def test_a_pipe_is_not_waited_for(tmp_path, capsys):
+    for i in range(100):
+        paint(tmp_path / "pictures" / f"{i:03}.png", (i, i, i), size=(2, 2))
+    os.mkfifo(tmp_path / "pictures" / "a.png")
+    assert len(folder(tmp_path, image_size=2)[0]) == 100
+    assert "a.png: this is no file" in capsys.readouterr().err
+
+
+def test_a_file_larger_than_any_is_not_read(tmp_path):
+    for file in data.MNIST_FILES["train"]:
+        with open(tmp_path / file, "wb") as f:
+            f.truncate(60 * 2 ** 30)                            # which takes no room on the disk
+    with pytest.raises(ValueError, match="larger than any file"):
+        data.load("mnist", data_dir=tmp_path)
 
 
 def test_names_may_be_long_or_in_any_letters(tmp_path):

@@ -219,8 +219,8 @@ def test_every_setting_that_ours_does_not_have_is_refused(folder, capsys, key):
     ({"down_block_types": ["DownBlock2D", "ResnetDownsampleBlock2D"]}, "levels"),
     ({"up_block_types": ["UpBlock2D", "AttnUpBlock2D"]}, "levels"),
     ({"sample_size": 15}, "15"),
-    ({"sample_size": None}, "UNet2DModel"), ({"layers_per_block": 1.0}, "UNet2DModel"),
-    ({"block_out_channels": [64.0, 128.0]}, "UNet2DModel"), ({"in_channels": 2}, "epsilon"),
+    ({"sample_size": None}, "UNet2DModel"), ({"layers_per_block": 1.0}, "--num-res-blocks"),
+    ({"block_out_channels": [64.0, 128.0]}, "--channels"), ({"in_channels": 2}, "epsilon"),
     ({"in_channels": 2, "out_channels": 2}, "image-channels")])
 def test_a_network_that_ours_cannot_be_is_refused(folder, tmp_path, capsys, changes, word):
     refused(capsys, [folder(**changes), "--out", tmp_path / "o.pt"], word, main=pretrained.main)
@@ -249,7 +249,7 @@ def test_every_process_that_ours_is_not_is_refused(folder, capsys, key):
 @pytest.mark.parametrize("scheduler, word", [
     ({"beta_schedule": "scaled_linear"}, "scaled_linear"), ({"beta_end": 0.012}, "0.012"),
     ({"beta_start": 1e-3}, "0.001"), ({"variance_type": "learned"}, "learned"),
-    ({"num_train_timesteps": 10.5}, "UNet2DModel"), ({"num_train_timesteps": 0}, "--T")])
+    ({"num_train_timesteps": 10.5}, "--T"), ({"num_train_timesteps": 0}, "--T")])
 def test_a_schedule_that_ours_does_not_have_is_refused(folder, capsys, scheduler, word):
     refused(capsys, [folder(scheduler=scheduler)], word, main=pretrained.main)
 

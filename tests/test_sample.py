@@ -308,7 +308,7 @@ def test_old_and_new_samples_never_mix(trained, tmp_path, monkeypatch, capsys):
         refused(capsys, ["--checkpoint", trained[0], "--n", "2", "--folder", "many", *argv],
                 "many is not empty: 00000", main=sample.main)
     for name, content in (("notes.txt", b""), ("000001.png", before[:-9]), ("7.png", before[:-20]),
-                          ("000000.jpg", before), ("x.png", before)):
+                          ("000000.jpg", before), ("x.png", before), ("000009.png", before)):
         kept = Path("many", name).read_bytes() if Path("many", name).exists() else None
         Path("many", name).write_bytes(content)
         refused(capsys, ["--checkpoint", trained[0], "--n", "2", "--folder", "many"],

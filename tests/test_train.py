@@ -267,6 +267,20 @@ def test_a_grid_that_was_interrupted_is_drawn_at_the_next_start(config, monkeypa
     assert sorted(os.listdir(samples)) == ["000002.png", "000004.png"]
 
 
+def test_old_grids_are_not_taken_for_new_ones(config):
+    samples = Path(config().out, "samples")
+    samples.mkdir(parents=True)
+    (samples / "000002.png").write_text("of an earlier run")
+    train.train(config(sample_every=2))
+    assert Image.open(samples / "000002.png").size == (4 * 50, 4 * 50)
+
+
+def test_weights_that_are_not_finite_are_never_saved(config, capsys, flags):
+    argv = flags("--lr", "1e300", "--warmup", "0", "--steps", "1")
+    refused(capsys, argv, "was not finite", code=1)
+    assert checkpoint(config())["step"] == 0
+
+
 def test_a_run_that_another_program_makes_meanwhile_is_not_overwritten(config, monkeypatch):
     original = train.load_data
 
@@ -473,7 +487,7 @@ def test_the_command_line_trains_resumes_and_refuses_to_overwrite(config, flags,
     assert checkpoint(config())["optimizer"]["param_groups"][0]["lr"] == 0.1
     refused(capsys, ["--resume", "--out", config().out, "--channel-mults", "1,4"], "(1, 2)")
     refused(capsys, ["--resume", "--out", config().out + "-2"], "nothing to resume")
-    refused(capsys, ["mnist", "--resume", "--out", config().out], "run on digits, not on mnist")
+    refused(capsys, ["mnist", "--resume", "--out", config().out], "run on 'digits', not on 'mnist'")
 
 
 @pytest.mark.parametrize("argv, words", [
