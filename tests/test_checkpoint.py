@@ -113,6 +113,17 @@ def test_a_file_whose_records_lie_on_one_another_is_refused(trained):
         checkpoint.read_checkpoint(trained[0])
 
 
+def test_a_file_that_two_readers_would_read_differently_is_refused(trained):
+    """Python's zipfile takes the directory just before the end, torch the one the end points to."""
+    torch.save(read(trained[0]), trained[0])
+    body = bytearray(trained[0].read_bytes())
+    where = int.from_bytes(body[-6:-2], "little")
+    body[-6:-2], body[-2:] = (where - 64).to_bytes(4, "little"), (71).to_bytes(2, "little")
+    content = bytes(body + checkpoint.seal(body))
+    with pytest.raises(ValueError, match="another kind"):
+        checkpoint.check_zip(content)
+
+
 @pytest.mark.parametrize("entries", [{"config": [1]}, {"step": "1"}, {"step": True}, {"ema": None},
                                      {"ema": torch.zeros(3)}])
 def test_entries_of_another_kind_are_refused(trained, entries):
