@@ -2,66 +2,79 @@
 
     python -m exercises.make --out hw1                     all exercises
     python -m exercises.make --only 1 2 6 --out hw1 --zip
+    python -m exercises.make --only 1 2 6 --out key --solutions
 
 Every blank keeps its signature and its docstring, which say what is to be written; they are cut
-from the source as it stands, so that an exercise cannot drift from the code.
+from the source as it stands, so that an exercise cannot drift from the code.  With --variant 1 or 2
+other functions take the place of some (see exercises/variants/), and other questions are asked.
 """
 import ast
-import re
 import shutil
 from pathlib import Path
 
+from exercises.hint import TEXTS, sections
+from exercises.hunt import defects
 from sample import Parser, one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ("schedules.py", "ddpm.py", "unet.py", "data.py", "checkpoint.py", "parallel.py",
            "train.py", "sample.py", "requirements.txt", "LICENSE")
+VARIANTS = (0, 1, 2)
 PYPROJECT = """[tool.pytest.ini_options]
 testpaths = ["checks"]
 pythonpath = ["."]
 addopts = "-q --tb=short --no-header"
 """
+START = """# Exercises
+
+Write the functions that raise NotImplementedError; their docstrings say what they do. Keep to the
+files named here, and add no others: no other file of yours is graded.
+
+    pip install -r requirements.txt
+    pytest                              checks everything, and prints a score
+    pytest -k "exercise and 7:"         checks exercise 7
+    python -m exercises.hint 7          a first hint; `python -m exercises.hint 7 2` gives the next
+
+What a check says names the mistake where it can.
+"""
+
+
+class Exercise:
+    """One exercise, as its Markdown file says: title, minutes, blanks, task, hints, rubric.
+
+    Of a section or a fact "Task (variant 1)" stands instead of "Task" in that variant.
+    """
+
+    def __init__(self, path, variant=0):
+        self.number, self.variant = int(path.stem), variant
+        self.sections = sections(path.read_text(encoding="utf-8"))
+        title, _, facts = self.sections.pop("").partition("\n")
+        self.title = title.removeprefix("# ").strip()
+        self.sections |= dict(line.split(": ", 1) for line in facts.strip().splitlines())
+        self.minutes = int(self["minutes"])
+        self.blanks = self["blanks"].split(", ")                 # as ddpm.DDPM.q_sample
+        self.files = sorted({f"{locate(name)[0]}.py" for name in self.blanks})
+
+    def __getitem__(self, name):
+        return self.sections.get(f"{name} (variant {self.variant})", self.sections.get(name))
+
+
+def exercises(variant=0):
+    """Return {number: Exercise} of all there are."""
+    return {int(path.stem): Exercise(path, variant) for path in sorted(TEXTS.glob("*.md"))}
 
 
 def locate(name):
     """Split "papers.experiments.decode" into its module, "papers/experiments", and the rest."""
     parts = name.split(".")
-    n = 2 if parts[0] == "papers" else 1
+    n = next(n for n in (1, 2, 3) if (ROOT / "/".join(parts[:n])).with_suffix(".py").is_file())
     return "/".join(parts[:n]), ".".join(parts[n:])
 
 
-class Exercise:
-    """One exercise, as its Markdown file says: title, minutes, blanks, task, hints, rubric."""
+# ---- functions, by the syntax tree ----
 
-    def __init__(self, path):
-        head, *sections = re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.M)
-        title, facts = head.split("\n", 1)
-        self.number = int(path.stem)
-        self.title = title.removeprefix("# ").strip()
-        facts = dict(line.split(": ", 1) for line in facts.strip().splitlines())
-        self.minutes = int(facts["minutes"])
-        self.blanks = facts["blanks"].split(", ")                # as ddpm.DDPM.q_sample
-        self.sections = {}
-        for section in sections:
-            name, text = section.split("\n", 1)
-            self.sections[name.strip()] = text.strip()
-
-    @property
-    def hints(self):
-        return [self.sections[f"Hint {i}"] for i in (1, 2, 3)]
-
-
-def exercises():
-    """Return {number: Exercise} of all there are."""
-    paths = sorted((ROOT / "exercises" / "texts").glob("[0-9][0-9].md"))
-    return {exercise.number: exercise for exercise in map(Exercise, paths)}
-
-
-def body(source, name):
-    """Find a function, "q_sample" or "DDPM.q_sample", in a module's source.
-
-    Returns:
-        first, last, indent: the lines of its body, from 0, last excluded, docstring excluded.
+def find(source, name):
+    """Return the node of a function, "q_sample" or "DDPM.q_sample", in a module's source.
 
     Raises:
         ValueError: there is no such function.
@@ -73,20 +86,18 @@ def body(source, name):
         if not found:
             raise ValueError(f"there is no {name} in this source")
         scope = found[0]
-    statements = scope.body
-    if isinstance(statements[0], ast.Expr) and isinstance(statements[0].value, ast.Constant):
-        first = statements[0].end_lineno
-    else:
-        first = statements[0].lineno - 1
-    return first, scope.end_lineno, " " * statements[0].col_offset
+    return scope
 
 
 def replace_body(source, name, text):
     """Return the source of a module with another body for one of its functions."""
-    first, last, indent = body(source, name)
-    lines = source.splitlines(keepends=True)
+    node = find(source, name)
+    statement = node.body[0]
+    docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    first = statement.end_lineno if docstring else statement.lineno - 1
+    indent, lines = " " * statement.col_offset, source.splitlines(keepends=True)
     new = [(indent + line).rstrip() + "\n" for line in text.splitlines()]
-    return "".join(lines[:first] + new + lines[last:])
+    return "".join(lines[:first] + new + lines[node.end_lineno:])
 
 
 def blank(source, name, exercise):
@@ -96,64 +107,152 @@ def blank(source, name, exercise):
                         f'{exercise.title}")')
 
 
+def span(node):
+    """Return the lines of a function, from 0, last excluded, with its decorators."""
+    return min([node.lineno, *(each.lineno for each in node.decorator_list)]) - 1, node.end_lineno
+
+
+def override(source, other):
+    """Put every function of one module's source in the place of its namesake in another's.
+
+    What has none there is added at the end.
+    """
+    for top in ast.parse(other).body:
+        inside = [(f"{top.name}.{node.name}", node) for node in top.body
+                  if isinstance(node, ast.FunctionDef)] if isinstance(top, ast.ClassDef) else []
+        names = [(top.name, top)] if isinstance(top, ast.FunctionDef) else inside
+        for name, node in names:
+            text = other.splitlines(keepends=True)[slice(*span(node))]
+            lines = source.splitlines(keepends=True)
+            try:
+                first, last = span(find(source, name))
+            except ValueError:
+                first, last, text = len(lines), len(lines), ["\n", "\n", *text]
+            source = "".join(lines[:first] + text + lines[last:])
+    return source
+
+
+def source_of(file, variant=0):
+    """Return the source of a file of this project, as a variant has it."""
+    source = (ROOT / file).read_text(encoding="utf-8")
+    other = ROOT / "exercises" / "variants" / str(variant) / file
+    return override(source, other.read_text(encoding="utf-8")) if other.exists() else source
+
+
+# ---- handouts ----
+
+def papers_behind(files):
+    """Return these files and the papers they import, directly or not."""
+    found, todo = [], list(files)
+    while todo:
+        file = todo.pop()
+        if file not in found:
+            found.append(file)
+            modules = [name for node in ast.walk(ast.parse(source_of(file)))
+                       if isinstance(node, ast.ImportFrom) for name in (
+                           [f"papers.{alias.name}" for alias in node.names]
+                           if node.module == "papers" else [node.module or ""])]
+            todo += [f"{module.replace('.', '/')}.py" for module in modules
+                     if module.startswith("papers.")]
+    return found
+
+
 def readme(chosen):
-    lines = ["# Exercises", "",
-             "Write the functions that raise NotImplementedError; their docstrings say what they",
-             "do.  `pytest` checks them and prints a score, `pytest -k 'exercise and 7:'` one "
-             "exercise,", "`python hint.py 7` gives a first hint, `python hint.py 7 2` the next.",
-             ""]
+    """Write the README of a handout."""
+    parts = [START]
     for exercise in chosen:
-        lines += [f"## {exercise.number}. {exercise.title} ({exercise.minutes} minutes)", "",
-                  "Write " + ", ".join(f"`{name}`" for name in exercise.blanks) + ".", "",
-                  exercise.sections["Task"], ""]
-    return "\n".join(lines)
+        parts.append(f"## {exercise.number}. {exercise.title} ({exercise.minutes} minutes)\n")
+        names = exercise.files if exercise["edit"] else exercise.blanks
+        parts.append(f"{exercise['edit'] or 'Write'} "
+                     + ", ".join(f"`{name}`" for name in names) + f".\n\n{exercise['Task']}\n")
+        if exercise.number == 13:
+            parts.append("\n".join(f"- `{name}`: {text}" for name, text in defects.NAMES.items())
+                         + "\n")
+        parts.append(f"**To answer in writing.** {exercise['Question']}\n")
+    return "\n".join(parts)
 
 
-def make(chosen, out, solutions=False):
+def rubric(chosen):
+    """Write what the teacher's copy has besides: answers, and what they count."""
+    return "# Answers and rubric, for the teacher\n\n" + "\n".join(
+        f"## {exercise.number}. {exercise.title}\n\n**Question.** {exercise['Question']}\n\n"
+        f"**Answer.** {exercise['Answer']}\n\n**Rubric.** {exercise['Rubric']}\n"
+        for exercise in chosen)
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def make(chosen, out, solutions=False, variant=0):
     """Write a handout.
 
     Args:
-        chosen: list of Exercise.
+        chosen: list of Exercise, all of that variant.
         out: Path of the new folder.
-        solutions: leave the answers in, and add the rubric: the teacher's copy.
+        solutions: leave the answers in, and add RUBRIC.md: the teacher's copy.
+        variant: 0, 1 or 2.
 
     Raises:
         ValueError: out exists and is not empty.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists already")
-    out.mkdir(parents=True, exist_ok=True)
-    papers = {f"{module}.py" for exercise in chosen for module, _ in map(locate, exercise.blanks)
-              if "/" in module}
-    if papers:
-        papers.add("papers/__init__.py")
-        shutil.copytree(ROOT / "assets", out / "assets", ignore=lambda _, names: [
-            name for name in names if name != "digits.pt"])
-    for name in (*MODULES, *papers):
-        (out / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, out / name)
-    for exercise in () if solutions else chosen:
+    edited = {file for exercise in chosen for file in exercise.files}
+    files = papers_behind(edited)
+    for file in {*MODULES, *files}:
+        write(out / file, source_of(file, variant))
+    if any(file.startswith("papers/") for file in files):
+        write(out / "papers" / "__init__.py", "")
+        (out / "assets").mkdir()
+        shutil.copy(ROOT / "assets" / "digits.pt", out / "assets")           # for them to run on
+    for exercise in chosen:
         for module, function in map(locate, exercise.blanks):
             path = out / f"{module}.py"
-            path.write_text(blank(path.read_text(encoding="utf-8"), function, exercise),
-                            encoding="utf-8")
-    (out / "checks").mkdir()
-    own = {f"ex{exercise.number:02}.py" for exercise in chosen}
-    for path in (ROOT / "exercises" / "checks").glob("*.py"):
-        if not path.name.startswith("ex") or path.name in own:
-            shutil.copy(path, out / "checks" / path.name)
-    shutil.move(out / "checks" / "conftest.py", out)             # where pytest learns its options
-    (out / "hints").mkdir()
-    for exercise in chosen:
-        for i, hint in enumerate(exercise.hints, 1):
-            (out / "hints" / f"{exercise.number}-{i}.md").write_text(hint + "\n", encoding="utf-8")
-    shutil.copy(ROOT / "exercises" / "hint.py", out / "hint.py")
-    (out / "pyproject.toml").write_text(PYPROJECT)
-    (out / "README.md").write_text(readme(chosen), encoding="utf-8")
+            if exercise["edit"]:
+                name, source = defects.plant(path.stem, path.read_text(encoding="utf-8"), variant)
+                write(out / "checks" / "hunt" / path.name, source)           # what was handed out
+                write(path, path.read_text(encoding="utf-8").replace(
+                    'DEFECT = ""', f'DEFECT = "{name}"') if solutions else source)
+            elif not solutions:
+                write(path, blank(path.read_text(encoding="utf-8"), function, exercise))
+    copy_checks(chosen, out, variant)
+    write(out / "pyproject.toml", PYPROJECT)
+    write(out / "README.md", readme(chosen))
     if solutions:
-        rubric = "\n\n".join(f"## {exercise.number}. {exercise.title}\n\n"
-                             f"{exercise.sections['Rubric']}" for exercise in chosen)
-        (out / "RUBRIC.md").write_text(f"# Rubric, for the teacher\n\n{rubric}\n", encoding="utf-8")
+        write(out / "RUBRIC.md", rubric(chosen))
+
+
+def copy_checks(chosen, out, variant):
+    """Copy the checks of these exercises, and their hints."""
+    here, own = ROOT / "exercises", {f"ex{exercise.number:02}.py" for exercise in chosen}
+    for path in (here / "checks").glob("*.py"):
+        if not path.name.startswith("ex") or path.name in own:
+            write(out / "checks" / path.name, path.read_text(encoding="utf-8"))
+    shutil.move(out / "checks" / "conftest.py", out)             # where pytest learns its options
+    write(out / "checks" / "variant.txt", f"{variant}\n")
+    write(out / "exercises" / "__init__.py", "")
+    if any(exercise["edit"] for exercise in chosen):
+        write(out / "exercises" / "hunt" / "__init__.py", "")
+    shutil.copy(here / "hint.py", out / "exercises")
+    for exercise in chosen:
+        hints = "\n\n".join(f"## Hint {i}\n{exercise[f'Hint {i}']}" for i in (1, 2, 3))
+        write(out / "exercises" / "texts" / f"{exercise.number:02}.md", f"{hints}\n")
+
+
+def choose(numbers, variant):
+    """Return the exercises of these numbers, all if there are none.
+
+    Raises:
+        ValueError: there is no such exercise.
+    """
+    there = exercises(variant)
+    missing = sorted(set(numbers or ()) - set(there))
+    if missing:
+        raise ValueError(f"there is no exercise {missing[0]}; there are "
+                         + ", ".join(map(str, there)))
+    return [there[number] for number in sorted(set(numbers or there))]
 
 
 def main(argv=None):
@@ -162,15 +261,11 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, required=True, help="the new folder")
     parser.add_argument("--zip", action="store_true", help="pack it as well")
     parser.add_argument("--solutions", action="store_true", help="the teacher's copy")
+    parser.add_argument("--variant", type=int, choices=VARIANTS, default=0,
+                        help="what is asked: 0 as the paper has it (0), 1 or 2 otherwise")
     args = parser.parse_args(argv)
     with one_line_errors("exercises.make"):
-        there = exercises()
-        missing = sorted(set(args.only or there) - set(there))
-        if missing:
-            raise ValueError(f"there is no exercise {missing[0]}; there are "
-                             + ", ".join(map(str, there)))
-        make([there[number] for number in sorted(set(args.only or there))], args.out,
-             args.solutions)
+        make(choose(args.only, args.variant), args.out, args.solutions, args.variant)
         if args.zip:
             shutil.make_archive(args.out, "zip", args.out.parent, args.out.name)
         print(f"wrote {args.out}{' and its zip' if args.zip else ''}")

@@ -3,7 +3,7 @@ import math
 
 import torch
 
-from .kit import demand, expect
+from .kit import Wrong, demand, expect, only, show
 
 
 def formula(T, s=0.008):
@@ -12,27 +12,57 @@ def formula(T, s=0.008):
     return [value / f[0] for value in f]
 
 
-def check_linear_is_evenly_spaced(student):
+def evenly(T, first, last):
+    return [first + (last - first) / max(T - 1, 1) * i for i in range(T)]
+
+
+def ours(variant, T, first, last):
+    """Return what linear_beta_schedule asks for: evenly spaced values, roots, or values scaled."""
+    if variant == 1:
+        return [root ** 2 for root in evenly(T, first ** 0.5, last ** 0.5)]
+    return [b * (1000 / T if variant == 2 else 1) for b in evenly(T, first, last)]
+
+
+def check_the_first_schedule_is_evenly_spaced(student):
     """Ho et al., sec. 4: beta_1 = 1e-4 to beta_T = 0.02, T values, both ends included."""
-    for T, first, last in ((1000, 1e-4, 0.02), (5, 0.1, 0.5)):
+    v = student.variant
+    cases = ((1000, 1e-4, 0.02), (5, 0.1, 0.5)) if v < 2 else ((1000, 1e-4, 0.02), (50, 2e-4, 0.04))
+    for T, first, last in cases:
+        expected = torch.tensor(ours(v, T, first, last), dtype=torch.float64)
         beta = student.schedules.linear_beta_schedule(T, first, last)
-        step = (last - first) / (T - 1)
-        open_end = torch.tensor([first + (last - first) / T * i for i in range(T)])
-        roots = torch.linspace(first ** 0.5, last ** 0.5, T, dtype=torch.float64) ** 2
-        expect(beta, torch.tensor([first + step * i for i in range(T)], dtype=torch.float64),
-               f"linear_beta_schedule({T}, {first}, {last}), sec. 4", [
-                   ("when beta_T itself is left out: there are T - 1 intervals, not T", open_end),
-                   ("when the square roots are evenly spaced, as in latent diffusion", roots),
-                   ("when 1 - beta is returned: that is alpha",
-                    torch.tensor([1 - first - step * i for i in range(T)])),
-                   ("when beta_T comes first", torch.tensor([last - step * i for i in range(T)]))])
+        step = (last - first) / T
+        expect(beta, expected, f"linear_beta_schedule({T}, {first}, {last})", [
+            ("when beta_T itself is left out: there are T - 1 intervals, not T",
+             torch.tensor([first + step * i for i in range(T)]) * (1000 / T if v == 2 else 1)),
+            ("when the square roots are evenly spaced, as in latent diffusion",
+             torch.tensor(ours(1, T, first, last))),
+            ("when the values themselves are evenly spaced, and not their square roots" if v == 1
+             else "when the factor 1000 / T is left out", torch.tensor(ours(0, T, first, last))),
+            ("when the square roots are not squared again",
+             torch.tensor(evenly(T, first ** 0.5, last ** 0.5))),
+            ("when 1 - beta is returned: that is alpha", 1 - expected),
+            ("when beta_T comes first", expected.flip(0))])
 
 
-def check_linear_leaves_almost_nothing_of_x_0(student):
-    """With the defaults alpha_bar_T is 4.0e-5: x_T is noise."""
+def check_it_leaves_almost_nothing_of_x_0(student):
+    """With the defaults, alpha_bar_T is 4.0e-5 (7.3e-4 where the roots are even): x_T is noise."""
     beta = student.schedules.linear_beta_schedule()
-    expect((1 - beta.double()).prod(), 4.0358e-5, "alpha_bar_1000 with the defaults, sec. 4",
+    expected = math.prod(1 - b for b in ours(student.variant, 1000, 1e-4, 0.02))
+    expect((1 - beta.double()).prod(), expected, "alpha_bar_1000 with the defaults, sec. 4",
            rtol=1e-3)
+
+
+@only(2)
+def check_a_chain_too_short_is_refused(student):
+    """At T = 20 the last value would be 1."""
+    for T in (20, 7):
+        try:
+            beta = student.schedules.linear_beta_schedule(T)
+        except ValueError:
+            continue
+        raise Wrong(f"linear_beta_schedule({T}): the last value would be {20 / T:.3g}, which is no "
+                    f"variance below 1. Expected a ValueError, got {show(beta[-1])}")
+    expect(student.schedules.linear_beta_schedule(21)[-1], 20 / 21, "the last of 21 values")
 
 
 def check_cosine_gives_the_alpha_bar_of_its_formula(student):
@@ -68,6 +98,6 @@ def check_cosine_clips_the_last_beta_only(student):
 def check_they_are_float64(student):
     """At t = 1, 1 - alpha_bar_t in float32 is off by 1.7e-4."""
     for name in ("linear_beta_schedule", "cosine_beta_schedule"):
-        beta = getattr(student.schedules, name)(10)
+        beta = getattr(student.schedules, name)(100)
         demand(beta.dtype == torch.float64, f"{name}: expected float64, got {beta.dtype}. The "
                "coefficients are products of up to 1000 numbers close to 1.")

@@ -1,7 +1,7 @@
 """6: Algorithm 1, the training objective."""
 import torch
 
-from .kit import Process, demand, expect
+from .kit import SAYS, Process, demand, expect
 
 BETA = [0.1, 0.3, 0.2, 0.5]
 
@@ -21,24 +21,34 @@ def lend(student):
     return Process.of(BETA, student.ddpm.DDPM, "loss")
 
 
-def check_the_loss_is_the_mean_squared_error_of_eps(student):
+def targets(x_0, eps, bar):
+    """Return eps, x_0 and v: what the network of each variant is to predict."""
+    return eps, x_0, bar ** 0.5 * eps - (1 - bar) ** 0.5 * x_0
+
+
+def check_the_loss_is_the_mean_squared_error(student):
     """Eq. 14 with t and eps given."""
-    x_0, eps = torch.full((2, 1, 2, 2), 0.5), torch.full((2, 1, 2, 2), 2.0)
-    eps[1] = -1.0
-    t, model = torch.tensor([2, 4]), Spy(0.5)
-    got = lend(student).loss(model, x_0, t, eps)                 # 1.5^2 and 1.5^2 again
+    x_0 = torch.tensor([0.4, -0.2]).reshape(2, 1, 1, 1).expand(2, 1, 2, 2)
+    eps = torch.tensor([2.0, -1.5]).reshape(2, 1, 1, 1).expand(2, 1, 2, 2)
+    bar = torch.tensor([0.63, 0.252]).reshape(2, 1, 1, 1)
+    t, model, v = torch.tensor([2, 4]), Spy(0.5), student.variant
+    got = lend(student).loss(model, x_0, t, eps)
     demand(len(model.calls) == 1, f"loss: the model was called {len(model.calls)} times, not once")
-    expect(got, 2.25, "loss of a model that predicts 0.5 where eps is 2 and -1, Eq. 14", [
-        ("when the squared errors are summed and not averaged", 2.25 * 8),
-        ("when the sum over pixels is averaged over the batch", 2.25 * 4),
-        ("when the absolute error is taken: L1", 1.5),
-        ("when the root of the mean is taken", 1.5),
-        ("when x_0 is the target instead of eps", 0.0)])
+    errors = [0.5 - target for target in targets(x_0, eps, bar)]
+    mse = (errors[v] ** 2).mean()
+    expect(got, mse, f"loss of a model that predicts 0.5, where x_0 is 0.4 and -0.2 and eps 2 and "
+           f"-1.5: the mean squared error in {SAYS[v]}", [
+        ("when the squared errors are summed and not averaged", mse * 8),
+        ("when the sum over pixels is averaged over the batch", mse * 4),
+        ("when the absolute error is taken: L1", errors[v].abs().mean()),
+        ("when the root of the mean is taken", mse ** 0.5),
+        *((f"when {SAYS[other]} is the target instead of {SAYS[v]}", (errors[other] ** 2).mean())
+          for other in range(3)),
+        ("when the sign of v is wrong", ((0.5 + targets(x_0, eps, bar)[2]) ** 2).mean())])
     x_t, asked = model.calls[0]
     demand(isinstance(asked, torch.Tensor) and asked.shape == (2,),
            "loss: the model must get t as a (B,) tensor, one time for each image")
     expect(asked, t, "the times the model is asked for")
-    bar = torch.tensor([0.63, 0.252]).reshape(2, 1, 1, 1)
     expect(x_t, bar ** 0.5 * x_0 + (1 - bar) ** 0.5 * eps, "x_t as the model sees it, Eq. 4", [
         ("when the model is given x_0", x_0), ("when the model is given eps", eps)])
 
@@ -71,14 +81,16 @@ def check_eps_is_standard_normal_and_new_for_each_pixel(student):
     torch.manual_seed(student.seed)
     t = torch.full((5000,), 4)
     first = process.loss(model, torch.zeros(5000, 1, 2, 2), t)
-    second = process.loss(model, torch.zeros(5000, 1, 2, 2), t)
+    process.loss(model, torch.zeros(5000, 1, 2, 2), t)
     eps = model.calls[0][0] / 0.748 ** 0.5
     expect(eps.mean(), 0.0, "the mean of eps", [
         ("when eps is uniform in [0, 1]: rand instead of randn", 0.5)], atol=0.05)
     expect(eps.std(), 1.0, "the standard deviation of eps", [
         ("when eps is uniform in [0, 1]: rand instead of randn", 12 ** -0.5)], rtol=0.03)
-    expect(first, 1.0, "the loss of predicting 0: the mean of eps^2", rtol=0.05)
-    demand(first != second, "loss: two calls drew the same noise")
+    expect(first, (1.0, 0.0, 0.252)[student.variant], f"the loss of predicting 0 where x_0 is 0: "
+           f"the mean of the square of {SAYS[student.variant]}", rtol=0.05)
+    demand(not torch.equal(model.calls[0][0], model.calls[1][0]), "loss: two calls drew the same "
+           "noise")
     demand((eps[:, 0, 0, 0] - eps[:, 0, 0, 1]).std() > 1,
            "loss: the pixels of an image share their noise")
     demand((eps[0] - eps[1]).abs().min() > 0, "loss: the images of a batch share their noise")
@@ -86,9 +98,12 @@ def check_eps_is_standard_normal_and_new_for_each_pixel(student):
 
 def check_gradients_reach_the_model(student):
     w = torch.zeros((), requires_grad=True)
-    loss = lend(student).loss(lambda x_t, t: w + 0 * x_t, torch.zeros(2, 1, 2, 2),
-                              torch.tensor([1, 2]), torch.ones(2, 1, 2, 2))
+    ones = torch.ones(2, 1, 2, 2)
+    loss = lend(student).loss(lambda x_t, t: w + 0 * x_t, ones, torch.tensor([1, 2]), ones)
     demand(isinstance(loss, torch.Tensor) and loss.requires_grad, "loss: no gradient can flow back "
            "to the model. Was something detached, or .item() taken?")
     loss.backward()
-    expect(w.grad, -2.0, "the gradient of (1 - w)^2 at w = 0")
+    bar = torch.tensor([0.9, 0.63]).reshape(2, 1, 1, 1)
+    target = targets(ones, ones, bar)[student.variant]
+    expect(w.grad, -2 * target.mean(), f"the gradient by w at w = 0 of a model that predicts w, "
+           f"where x_0 and eps are 1: of the mean of ({SAYS[student.variant]} - w)^2")

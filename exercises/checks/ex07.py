@@ -1,7 +1,7 @@
 """7: Algorithm 2, ancestral sampling."""
 import torch
 
-from .kit import Process, demand, expect
+from .kit import SAYS, Process, demand, expect, speak
 
 BETA = [0.1, 0.3, 0.2, 0.5]
 BAR = [1.0, 0.9, 0.63, 0.504, 0.252]                 # alpha_bar_0..alpha_bar_4
@@ -12,12 +12,47 @@ def lend(student, variance="beta"):
     return Process.of(BETA, student.ddpm.DDPM, *METHODS, variance=variance)
 
 
-def gaussian(m, s):
-    """The perfect model where x_0 ~ N(m, s^2): eps* in closed form."""
+def gaussian(m, s, variant=0):
+    """The perfect model where x_0 ~ N(m, s^2): eps* in closed form, or what a variant predicts."""
     def model(x_t, t):
         bar = torch.tensor(BAR)[t].reshape(-1, *[1] * (x_t.dim() - 1))
-        return (1 - bar) ** 0.5 * (x_t - bar ** 0.5 * m) / (bar * s ** 2 + 1 - bar)
+        eps = (1 - bar) ** 0.5 * (x_t - bar ** 0.5 * m) / (bar * s ** 2 + 1 - bar)
+        return speak(variant, eps, x_t, bar)
     return model
+
+
+def constant(eps_theta, variant):
+    """A model whose prediction stands for this eps everywhere."""
+    def model(x_t, t):
+        bar = torch.tensor(BAR)[t].reshape(-1, *[1] * (x_t.dim() - 1))
+        return speak(variant, torch.full_like(x_t, eps_theta), x_t, bar)
+    return model
+
+
+def deviation(student, variance, t):
+    """Return sigma_t of a process made with this variance, as the docstrings of a variant say."""
+    beta, tilde = BETA[t - 1], (1 - BAR[t - 1]) / (1 - BAR[t]) * BETA[t - 1]
+    named = beta if variance == "beta" else tilde
+    return ((named, tilde, (beta * tilde) ** 0.5)[student.variant]) ** 0.5
+
+
+def step(student, variance, t, s, std):
+    """Return the deviation of x_{t-1} where x_0 ~ N(m, s^2), the model is perfect and x_t has std.
+
+    The mean of a step is linear in x_t: Eq. 7 of E[x_0 | x_t].
+    """
+    slope = BAR[t] ** 0.5 * s ** 2 / (BAR[t] * s ** 2 + 1 - BAR[t])
+    mean = (BAR[t - 1] ** 0.5 * BETA[t - 1] * slope
+            + (1 - BETA[t - 1]) ** 0.5 * (1 - BAR[t - 1])) / (1 - BAR[t])
+    noise = deviation(student, variance, t) if t > 1 else 0
+    return (mean ** 2 * std ** 2 + noise ** 2) ** 0.5
+
+
+def misread(variant, eps_theta, x, t):
+    """Return the mean of x_{t-1} if what the model of a variant says is taken for eps."""
+    x_t = torch.tensor([[x]])
+    said = constant(eps_theta, variant)(x_t, torch.tensor([t])).item()
+    return (x - BETA[t - 1] / (1 - BAR[t]) ** 0.5 * said) / (1 - BETA[t - 1]) ** 0.5
 
 
 def check_one_step_has_the_mean_and_deviation_of_algorithm_2(student):
@@ -26,12 +61,12 @@ def check_one_step_has_the_mean_and_deviation_of_algorithm_2(student):
     beta, bar, before = BETA[t - 1], BAR[t], BAR[t - 1]
     tilde = (1 - before) / (1 - bar) * beta
     mean = (x - beta / (1 - bar) ** 0.5 * eps_theta) / (1 - beta) ** 0.5     # Algorithm 2, line 4
-    for variance, var in (("beta", beta), ("beta_tilde", tilde)):
-        other = tilde if variance == "beta" else beta
+    for variance in ("beta", "beta_tilde"):
+        sigma = deviation(student, variance, t)
         torch.manual_seed(student.seed)
         x_t = torch.full((n, 1), x)
-        got = lend(student, variance).p_sample(lambda x_t, t: torch.full_like(x_t, eps_theta), x_t,
-                                               t, clip=False)
+        got = lend(student, variance).p_sample(constant(eps_theta, student.variant), x_t, t,
+                                               clip=False)
         demand(got is not None, "p_sample: nothing was returned")
         demand(got.shape == x_t.shape, f"p_sample: expected the shape {tuple(x_t.shape)}, got "
                f"{tuple(got.shape)}")
@@ -43,12 +78,15 @@ def check_one_step_has_the_mean_and_deviation_of_algorithm_2(student):
              x - beta / (1 - bar) ** 0.5 * eps_theta),
             ("when alpha_bar_t stands where alpha_t belongs",
              (x - (1 - bar) / (1 - bar) ** 0.5 * eps_theta) / bar ** 0.5),
-            ("when x_0_hat is returned: that is a guess of x_0, not of x_{t-1}", x_0_hat)],
+            ("when x_0_hat is returned: that is a guess of x_0, not of x_{t-1}", x_0_hat),
+            (f"when the model is taken to predict eps, and not {SAYS[student.variant]}",
+             misread(student.variant, eps_theta, x, t))],
             rtol=0, atol=0.01)
-        expect(got.std(), var ** 0.5, f"the deviation of p_sample at t = {t}, variance "
-               f"{variance!r}, Algorithm 2, line 4", [
-            ("when the variance stands where the deviation belongs", var),
-            (f"when sigma_t is taken of the other variance, not {variance!r}", other ** 0.5),
+        expect(got.std(), sigma, f"the deviation of p_sample at t = {t}, of a process made with "
+               f"variance={variance!r}", [
+            ("when the variance stands where the deviation belongs", sigma ** 2),
+            ("when beta_t is the variance", beta ** 0.5),
+            ("when beta_tilde_t is the variance", tilde ** 0.5),
             ("when no noise is added", 0.0), ("when the noise is not scaled", 1.0)],
             rtol=0.01, atol=0.003)
 
@@ -57,21 +95,26 @@ def check_the_last_step_is_deterministic(student):
     """Algorithm 2, line 3: z = 0 at t = 1.  For data that are one point, x_0 is that point."""
     for variance in ("beta", "beta_tilde"):
         process, x_t = lend(student, variance), torch.full((1000, 1), 0.7)
-        got = process.p_sample(gaussian(0.3, 0.0), x_t, 1)
+        got = process.p_sample(gaussian(0.3, 0.0, student.variant), x_t, 1)
         demand(got.std() < 1e-6, f"p_sample at t = 1: the deviation is {got.std().item():.3g}, not "
                "0. This is what you get when noise is added at the last step.")
         expect(got, torch.full((1000, 1), 0.3), "p_sample at t = 1 where all data are 0.3")
 
 
 def check_one_step_takes_q_t_to_q_t_minus_1(student):
-    """Two cases in which a variance is exact: data N(0, 1) with beta, one point with beta_tilde."""
+    """Two cases in which a variance is exact: data N(0, 1) with beta, one point with beta_tilde.
+
+    With the variances of another variant the deviation is a little off, and known as well.
+    """
     n = 200_000
     torch.manual_seed(student.seed)
     for m, s, variance in ((0.0, 1.0, "beta"), (0.5, 0.0, "beta_tilde")):
         for t in (4, 3, 2):
             x_t = BAR[t] ** 0.5 * m + (BAR[t] * s ** 2 + 1 - BAR[t]) ** 0.5 * torch.randn(n, 1)
-            got = lend(student, variance).p_sample(gaussian(m, s), x_t, t, clip=False)
-            mean, std = BAR[t - 1] ** 0.5 * m, (BAR[t - 1] * s ** 2 + 1 - BAR[t - 1]) ** 0.5
+            got = lend(student, variance).p_sample(gaussian(m, s, student.variant), x_t, t,
+                                                   clip=False)
+            mean = BAR[t - 1] ** 0.5 * m
+            std = step(student, variance, t, s, (BAR[t] * s ** 2 + 1 - BAR[t]) ** 0.5)
             what = f"of x_{t - 1}, where x_0 ~ N({m}, {s}^2) and x_{t} ~ q(x_{t})"
             expect(got.mean(), mean, f"the mean {what}", rtol=0, atol=0.015)
             expect(got.std(), std, f"the deviation {what}", rtol=0.015)
@@ -83,9 +126,7 @@ def check_x_0_hat_is_clipped_before_the_mean(student):
     x_t = torch.full((1000, 1), 2.5)
     process = lend(student, "beta_tilde")
 
-    def model(x_t, t):
-        return torch.full_like(x_t, -3.0)
-
+    model = constant(-3.0, student.variant)
     weight = BAR[t - 1] ** 0.5 * BETA[t - 1] / (1 - BAR[t])
     rest = (1 - BETA[t - 1]) ** 0.5 * (1 - BAR[t - 1]) / (1 - BAR[t]) * 2.5
     far = (2.5 + 3 * (1 - BAR[t]) ** 0.5) / BAR[t] ** 0.5
@@ -108,7 +149,7 @@ def check_sample_asks_for_T_to_1_in_order(student):
                "the model must get t as a (B,) tensor, one time for each image")
         demand(len(set(t.tolist())) == 1, "in one step of sampling all images have the same time")
         asked.append(int(t[0]))
-        return torch.zeros_like(x_t)
+        return torch.zeros_like(x_t)                 # of any kind: nobody looks at the values
 
     x_0, error = None, ""
     try:
@@ -131,22 +172,23 @@ def check_sample_asks_for_T_to_1_in_order(student):
 def check_all_of_sampling_gives_the_data(student):
     """One point comes back exactly; N(0, 1) has its mean and deviation."""
     torch.manual_seed(student.seed)
-    got = lend(student, "beta_tilde").sample(gaussian(0.3, 0.0), (100, 1))
+    got = lend(student, "beta_tilde").sample(gaussian(0.3, 0.0, student.variant), (100, 1))
     expect(got, torch.full((100, 1), 0.3), "samples where all data are 0.3", atol=1e-4)
-    got = lend(student).sample(gaussian(0.0, 1.0), (100_000, 1), clip=False)
-    from_zero = 0.0
-    for b in reversed(BETA[1:]):
-        from_zero = (1 - b) * from_zero + b
-    expect(got.std(), BAR[1] ** 0.5, "the deviation of x_0 where data are "
-           "N(0, 1): the last step takes the mean, sqrt(alpha_bar_1)", [
-        ("when x_T is not drawn from N(0, I) but is 0", (BAR[1] * from_zero) ** 0.5),
-        ("when noise is added at the last step", 1.0)], rtol=0.02)
+    got = lend(student).sample(gaussian(0.0, 1.0, student.variant), (100_000, 1), clip=False)
+    right, from_zero = 1.0, 0.0
+    for t in (4, 3, 2, 1):
+        right, from_zero = (step(student, "beta", t, 1.0, std) for std in (right, from_zero))
+    noisy = (right ** 2 + deviation(student, "beta", 1) ** 2) ** 0.5
+    expect(got.std(), right, "the deviation of x_0 where data are N(0, 1): the last step takes the "
+           "mean", [
+        ("when x_T is not drawn from N(0, I) but is 0", from_zero),
+        ("when noise is added at the last step", noisy)], rtol=0.02)
 
 
 def check_reverse_process_shows_every_step(student):
     """Yields t = T, ..., 0 with x_t and x_0_hat; at t = 0 both are x_0."""
     x_T = torch.full((3, 1), 0.9)
-    steps = list(lend(student).reverse_process(gaussian(0.3, 0.0), x_T))
+    steps = list(lend(student).reverse_process(gaussian(0.3, 0.0, student.variant), x_T))
     demand([t for t, _, _ in steps] == [4, 3, 2, 1, 0], "reverse_process: expected t = 4, 3, 2, 1, "
            f"0, got {[t for t, _, _ in steps]}")
     expect(steps[0][1], x_T, "x_T, the first that reverse_process yields")
@@ -162,7 +204,7 @@ def check_the_generator_fixes_the_noise(student):
     draws = []
     for seed in (0, 0, 1):
         g = torch.Generator().manual_seed(seed)
-        draws.append(process.p_sample(gaussian(0, 1), x_t, 3, generator=g))
+        draws.append(process.p_sample(gaussian(0, 1, student.variant), x_t, 3, generator=g))
     demand(torch.equal(draws[0], draws[1]), "p_sample: the same generator gave other noise. Pass "
            "generator to torch.randn.")
     demand(not torch.equal(draws[0], draws[2]), "p_sample: another generator gave the same noise")

@@ -54,10 +54,45 @@ class Process:
         weights = 1 / before.clamp(min=1e-300), a / b            # before = 0 where x_{t-1} is x_0
         return ((weights[0] * mean + weights[1] * x_t / a ** 0.5) / sum(weights)).float()
 
+    def loss(self, model, x_0):
+        """Algorithm 1."""
+        t = torch.randint(1, self.T + 1, x_0.shape[:1])
+        eps = torch.randn_like(x_0)
+        return ((model(self.q_sample(x_0, t, eps), t) - eps) ** 2).mean()
+
+    @torch.no_grad()
+    def sample(self, model, shape, clip=True):
+        """Algorithm 2."""
+        x_t = torch.randn(shape)
+        for s in range(self.T, 0, -1):
+            t = torch.full(shape[:1], s)
+            x_0_hat = self.predict_x_0(x_t, t, model(x_t, t))
+            x_0_hat = x_0_hat.clamp(-1, 1) if clip else x_0_hat
+            z = torch.randn(shape) if s > 1 else 0
+            x_t = self.posterior_mean(x_0_hat, x_t, t) + self.sigma[s] * z
+        return x_t
+
     @classmethod
     def of(cls, beta, DDPM, *names, variance="beta"):
         methods = {name: DDPM.__dict__[name] for name in names}
         return type("Process", (cls,), methods)(beta, variance)
+
+
+def only(*variants):
+    """Leave a check to these variants of its exercise."""
+    def mark(check):
+        check.variants = variants
+        return check
+    return mark
+
+
+def speak(variant, eps, x_t, bar):
+    """Turn a prediction of eps into what the network of a variant predicts: eps, x_0 or v."""
+    x_0 = (x_t - (1 - bar) ** 0.5 * eps) / bar ** 0.5
+    return (eps, x_0, bar ** 0.5 * eps - (1 - bar) ** 0.5 * x_0)[variant]
+
+
+SAYS = ("eps", "x_0", "v")                           # what the network of a variant predicts
 
 
 def show(value):

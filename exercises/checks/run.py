@@ -1,19 +1,38 @@
 """Run the checks of an exercise on somebody's modules."""
 import importlib
-import types
 
 from .kit import Wrong
 
-
-def names(number):
-    """List the checks of an exercise, in order."""
-    module = importlib.import_module(f"{__package__}.ex{number:02}")
-    return [name for name in vars(module) if name.startswith("check_")]
+PLACES = {"schedules": "schedules", "ddpm": "ddpm", "unet": "unet", "train": "train",
+          "analytic": "papers.analytic", "experiments": "papers.experiments",
+          "variational_bound": "papers.variational_bound", "plane": "exercises.plane"}
 
 
-def student(modules, seed=0):
-    """Bundle the modules under check: a dict {name: module}; seed draws the numbers."""
-    return types.SimpleNamespace(**modules, seed=seed)
+class Student:
+    """The modules under check, each imported when a check first asks for it.
+
+    seed draws the numbers, variant says what was asked, given holds the files of the bug hunt as
+    they were handed out, {name: source}; kept is for the checks.
+    """
+
+    def __init__(self, seed=0, variant=0, given=(), modules=()):
+        self.seed, self.variant, self.given, self.kept = seed, variant, dict(given), {}
+        vars(self).update(modules)
+
+    def __getattr__(self, name):
+        if name not in PLACES and name not in self.given:
+            raise AttributeError(name)
+        return importlib.import_module(PLACES.get(name, f"exercises.hunt.{name}"))
+
+
+def names(number, variant=0):
+    """List the checks of an exercise, in order; `kit.only` leaves some to one variant."""
+    return [name for name, check in vars(checks(number)).items() if name.startswith("check_")
+            and variant in getattr(check, "variants", (variant,))]
+
+
+def checks(number):
+    return importlib.import_module(f"{__package__}.ex{number:02}")
 
 
 def run(number, name, student):
@@ -22,15 +41,20 @@ def run(number, name, student):
     Returns:
         None if it passes, else what is wrong, in words for the student.
     """
-    module = importlib.import_module(f"{__package__}.ex{number:02}")
     try:
-        getattr(module, name)(student)
+        getattr(checks(number), name)(student)
     except (Wrong, NotImplementedError) as error:
-        return str(error)
-    except Exception as error:                       # of the student's code: anything
+        return str(error) or "NotImplementedError"
+    except (Exception, SystemExit) as error:         # of the student's code: anything
         return f"{type(error).__name__}: {error} (in your code, while {said(name)})"
     return None
 
 
 def said(name):
     return name.removeprefix("check_").replace("_", " ")
+
+
+def handed_out(folder):
+    """Read what a handout's checks/ folder says of it: its variant, and the files of the hunt."""
+    hunt = {path.stem: path.read_text(encoding="utf-8") for path in (folder / "hunt").glob("*.py")}
+    return int((folder / "variant.txt").read_text()), hunt

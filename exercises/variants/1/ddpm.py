@@ -1,0 +1,49 @@
+"""Variant 1 of exercises 6 and 7: the network predicts x_0, and sigma_t^2 is beta_tilde_t."""
+import torch
+import torch.nn.functional as F
+
+
+class DDPM:
+    def loss(self, model, x_0, t=None, eps=None, reduction="mean"):
+        """Return the error of a network that predicts x_0.  Ho et al. 2020, sec. 3.2; Algorithm 1.
+
+            L = E_{t, x_0, eps} || x_0 - x_0_theta(x_t, t) ||^2
+            x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps
+
+        The squared norm is a mean over the pixels, not a sum.
+
+        Args:
+            model: called as model(x_t, t), returns an estimate of x_0.
+            x_0: (B, C, H, W) float images, pixels in [-1, 1].
+            t: (B,) int64 times in 1..T; drawn uniformly if None.
+            eps: (B, C, H, W) noise; drawn from N(0, I) if None.
+            reduction: "mean" for the scalar; "none" for every pixel's own, as train.py's log needs.
+
+        Returns:
+            A scalar, or (B, C, H, W).
+        """
+        if t is None:
+            t = torch.randint(1, self.T + 1, (len(x_0),), device=x_0.device)  # high is exclusive
+        if eps is None:
+            eps = torch.randn_like(x_0)
+        return F.mse_loss(model(self.q_sample(x_0, t, eps), t), x_0, reduction=reduction)
+
+    def estimate_x_0(self, model, x_t, t, clip=True):
+        """Ask the model for x_0_theta(x_t, t), and clip it: the first half of p_sample.
+
+        Here the network predicts x_0 itself.  Clipping to [-1, 1] is not in the paper's
+        Algorithm 2; it belongs here, before the posterior mean.
+        """
+        x_0_hat = model(x_t, torch.full((len(x_t),), t, device=x_t.device))
+        return x_0_hat.clamp(-1, 1) if clip else x_0_hat
+
+    def posterior_sample(self, x_0_hat, x_t, t, generator=None):
+        """Draw x_{t-1} given x_t and x_0_hat; the second half of p_sample.
+
+        The mean is mu_tilde_t(x_t, x_0_hat), Eq. 7.  The variance is the posterior's own,
+        beta_tilde_t, whatever the variance that this DDPM was made with.
+        """
+        z = torch.zeros_like(x_t)
+        if t > 1:
+            z = torch.randn(x_t.shape, generator=generator, device=x_t.device, dtype=x_t.dtype)
+        return self.posterior_mean(x_0_hat, x_t, t) + self.beta_tilde[t].sqrt() * z

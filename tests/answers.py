@@ -1,0 +1,601 @@
+"""Answers to the exercises, right and wrong, as students write them, and the student they make."""
+import importlib
+import sys
+import types
+
+from exercises import make
+from exercises.checks import run
+from exercises.hunt import defects
+
+
+def load(name, source, file):
+    """Make a module of this source, as if it stood in that file."""
+    module = sys.modules["student"] = types.ModuleType("student")
+    module.__file__ = str(make.ROOT / file)
+    exec(compile(source, f"{name}.py", "exec"), module.__dict__)
+    return module
+
+
+def answer(bodies=(), variant=0, seed=0):
+    """Build a student: the project's modules as a variant has them, some functions with new bodies.
+
+    Args:
+        bodies: {"ddpm.DDPM.q_sample": text of a body}; of a file of the bug hunt, as
+            "exercises.hunt.forward", it is the whole source.
+    """
+    modules, given, bodies = {}, {}, dict(bodies)
+    for short, place in run.PLACES.items():
+        file = f"{place.replace('.', '/')}.py"
+        source = original = (make.ROOT / file).read_text(encoding="utf-8")
+        source = make.source_of(file, variant)
+        for key, text in bodies.items():
+            if f"{make.locate(key)[0]}.py" == file:
+                source = make.replace_body(source, make.locate(key)[1], text)
+        modules[short] = importlib.import_module(place) if source == original \
+            else load(short, source, file)
+    for short in defects.DEFECTS:
+        file, mended = f"exercises/hunt/{short}.py", hunted(short)
+        name, given[short] = defects.plant(short, mended, variant)
+        source = bodies.get(f"exercises.hunt.{short}", mended.replace(BLANK, f'DEFECT = "{name}"'))
+        modules[short] = load(short, source, file)
+    return run.Student(seed, variant, given, modules)
+
+
+BLANK = 'DEFECT = ""'
+
+
+def hunted(short):
+    """Return the source of a file of the bug hunt, without its defect."""
+    return (make.ROOT / "exercises" / "hunt" / f"{short}.py").read_text(encoding="utf-8")
+
+
+def failures(number, bodies=(), variant=0, seed=0):
+    """Return {check: what it says} of the checks that an answer fails."""
+    student = answer(bodies, variant, seed)
+    said = {name: run.run(number, name, student) for name in run.names(number, variant)}
+    return {name: text for name, text in said.items() if text}
+
+
+def swap(body, old, new):
+    assert old in body
+    return body.replace(old, new)
+
+
+SCHEDULE = "schedules.linear_beta_schedule"
+COSINE = "schedules.cosine_beta_schedule"
+Q, MEAN, LOSS = "ddpm.DDPM.q_sample", "ddpm.DDPM.posterior_mean", "ddpm.DDPM.loss"
+STEP, GUESS = "ddpm.DDPM.posterior_sample", "ddpm.DDPM.estimate_x_0"
+SAMPLE = "ddpm.DDPM.sample"
+
+COSINE_BODY = """t = torch.arange(T + 1, dtype=torch.float64)
+f = torch.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
+alpha_bar = f / f[0]
+return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max)"""
+Q_BODY = """a, b = at(self.alpha_bar, t, x_0), at(self.one_minus_alpha_bar, t, x_0)
+return a.sqrt() * x_0 + b.sqrt() * eps"""
+MEAN_BODY = """before, now = at(self.alpha_bar, t - 1, x_0), at(self.one_minus_alpha_bar, t, x_0)
+alpha, beta = at(self.alpha, t, x_0), at(self.beta, t, x_0)
+rest = at(self.one_minus_alpha_bar, t - 1, x_0)
+return before.sqrt() * beta / now * x_0 + alpha.sqrt() * rest / now * x_t"""
+LOSS_BODY = """if t is None:
+    t = torch.randint(1, self.T + 1, (len(x_0),))
+if eps is None:
+    eps = torch.randn_like(x_0)
+error = model(self.q_sample(x_0, t, eps), t) - eps
+return (error ** 2).mean() if reduction == "mean" else error ** 2"""
+STEP_BODY = """mean = self.posterior_mean(x_0_hat, x_t, t)
+if t == 1:
+    return mean
+return mean + self.sigma[t] * torch.randn(x_t.shape, generator=generator)"""
+GUESS_BODY = """t = torch.full((len(x_t),), t)
+x_0_hat = self.predict_x_0(x_t, t, model(x_t, t))
+return x_0_hat.clip(-1, 1) if clip else x_0_hat"""
+SAMPLE_BODY = """x = torch.randn(*shape, generator=generator)
+for t in reversed(range(1, self.T + 1)):
+    x = self.p_sample(model, x, t, clip=clip, generator=generator)
+return x"""
+
+EMB, BLOCK = "unet.timestep_embedding", "unet.ResidualBlock.forward"
+EMB_BODY = """n = dim // 2
+w = torch.tensor([10000 ** (-i / (n - 1)) for i in range(n)])
+emb = torch.cat([torch.sin(t.reshape(-1, 1) * w), torch.cos(t.reshape(-1, 1) * w)], dim=1)
+return F.pad(emb, (0, dim - 2 * n))"""
+BLOCK_BODY = """h = self.conv1(F.silu(self.norm1(x)))
+h = h + self.emb(F.silu(emb)).unsqueeze(2).unsqueeze(3)
+h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+return self.attention(h + self.shortcut(x))"""
+EMA, RESTORE = "train.update_ema", "train.restore"
+EMA_BODY = """for average, weight in zip(ema.parameters(), model.parameters()):
+    average.mul_(decay).add_(weight, alpha=1 - decay)"""
+RESTORE_BODY = """checkpoint = read_checkpoint(out / "checkpoint.pt")
+if checkpoint["step"] > config.steps:
+    raise ValueError("too late")
+run.model.load_state_dict(checkpoint["model"])
+run.ema.load_state_dict(checkpoint["ema"])
+run.optimizer.load_state_dict(checkpoint["optimizer"])
+run.tally.copy_(checkpoint["tally"])
+torch.set_rng_state(checkpoint["rng"][0][0])
+run.rows = checkpoint["rows"]
+run.step = checkpoint["step"]"""
+KL, NLL = "papers.variational_bound.kl", "papers.variational_bound.decoder_nll"
+KL_BODY = """v, w = variance_q, variance_p
+return 0.5 * (math.log(w / v) - 1 + v / w + (mean_q - mean_p) ** 2 / w)"""
+NLL_BODY = """x, mean = x_0.double(), mean.double()
+k = ((x + 1) * 127.5).round()
+above, below = (x + 1 / 255 - mean) / sigma, (x - 1 / 255 - mean) / sigma
+above = torch.where(k == 255, torch.inf, above)
+below = torch.where(k == 0, -torch.inf, below)
+flip = above + below > 0
+a, b = torch.where(flip, -below, above), torch.where(flip, -above, below)
+a, b = torch.special.log_ndtr(a), torch.special.log_ndtr(b)
+return -(a + torch.log1p(-torch.exp(b - a)))"""
+NAIVE = """normal = torch.distributions.Normal(0.0, 1.0)
+x, mean = x_0.double(), mean.double()
+above, below = (x + 1 / 255 - mean) / sigma, (x - 1 / 255 - mean) / sigma
+above = torch.where(x > 0.999, torch.inf, above)
+below = torch.where(x < -0.999, -torch.inf, below)
+return -torch.log(torch.special.ndtr(above) - torch.special.ndtr(below))"""
+MIX = "papers.experiments.interpolate"
+MIX_BODY = """pair = torch.stack([x_0, other])
+pair = ddpm.q_sample(pair, t, torch.randn(pair.shape, generator=generator))
+mixed = [pair[0] * (1 - weight) + pair[1] * weight for weight in lambdas]
+return decode(ddpm, model, torch.stack(mixed), t, clip, generator)"""
+
+RIGHT = [
+    (5, {EMB: EMB_BODY, BLOCK: BLOCK_BODY}),
+    (5, {BLOCK: """first = torch.nn.Sequential(self.norm1, torch.nn.SiLU(), self.conv1)
+last = torch.nn.Sequential(self.norm2, torch.nn.SiLU(), self.dropout, self.conv2)
+time = self.emb(emb * emb.sigmoid())
+return self.attention(self.shortcut(x) + last(first(x) + time[..., None, None]))"""}),
+    (8, {EMA: EMA_BODY, RESTORE: RESTORE_BODY}),
+    (8, {EMA: """with torch.no_grad():
+    for average, weight in zip(ema.parameters(), model.parameters()):
+        average.copy_(decay * average + (1 - decay) * weight)"""}),
+    (10, {KL: KL_BODY, NLL: NLL_BODY}),
+    (10, {KL: """normal = torch.distributions.Normal
+q, p = normal(mean_q, variance_q ** 0.5), normal(mean_p, variance_p ** 0.5)
+return torch.distributions.kl_divergence(q, p)"""}),
+    (14, {MIX: MIX_BODY}),
+    (14, {MIX: """g = generator
+a = ddpm.q_sample(x_0[None], t, torch.randn(1, *x_0.shape, generator=g))
+b = ddpm.q_sample(other[None], t, torch.randn(1, *x_0.shape, generator=g))
+weights = torch.tensor(lambdas).reshape(-1, 1, 1, 1)
+x = torch.lerp(a, b, weights)
+for s in range(t, 0, -1):
+    x = ddpm.p_sample(model, x, s, clip=clip, generator=g)
+return x"""}),
+    (1, {SCHEDULE: "i = torch.arange(T, dtype=torch.float64)\n"
+                   "return beta_1 + (beta_T - beta_1) * i / max(T - 1, 1)"}),
+    (1, {COSINE: COSINE_BODY}),
+    (1, {COSINE: """def bar(t):
+    return math.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
+return torch.tensor([min(1 - bar(t) / bar(t - 1), beta_max) for t in range(1, T + 1)],
+                    dtype=torch.float64)"""}),
+    (2, {Q: Q_BODY}),
+    (2, {Q: """if isinstance(t, int):
+    t = torch.full((len(x_0),), t)
+shape = [-1] + [1] * (x_0.dim() - 1)
+mean = self.alpha_bar[t].sqrt().reshape(shape) * x_0
+return mean + (1 - self.alpha_bar[t]).sqrt().reshape(shape) * eps"""}),
+    (3, {MEAN: MEAN_BODY}),
+    (3, {MEAN: """eps = (x_t - at(self.alpha_bar, t, x_0).sqrt() * x_0)
+eps = eps / at(self.one_minus_alpha_bar, t, x_0).sqrt()
+share = at(self.beta, t, x_0) / at(self.one_minus_alpha_bar, t, x_0).sqrt()
+return (x_t - share * eps) / at(self.alpha, t, x_0).sqrt()"""}),
+    (6, {LOSS: LOSS_BODY}),
+    (6, {LOSS: """B = x_0.shape[0]
+t = torch.randint(self.T, (B,)) + 1 if t is None else t
+eps = torch.randn(x_0.shape) if eps is None else eps
+eps_theta = model(self.q_sample(x_0, t, eps), t)
+return F.mse_loss(eps, eps_theta, reduction=reduction)"""}),
+    (7, {STEP: STEP_BODY, GUESS: GUESS_BODY, SAMPLE: SAMPLE_BODY}),
+    (7, {SAMPLE: """x_T = torch.randn(shape, generator=generator)
+for t, x_t, _ in self.reverse_process(model, x_T, clip, generator):
+    pass
+return x_t"""}),
+]
+
+WRONG = [
+    (5, EMB, swap(EMB_BODY, "sin", "cos").replace("cos(t.reshape(-1, 1) * w)], dim", "sin("
+     "t.reshape(-1, 1) * w)], dim"), "cosines come first"),
+    (5, EMB, swap(EMB_BODY, "/ (n - 1)", "/ n"), "not -i / (n - 1)"),
+    (5, EMB, swap(EMB_BODY, "-i /", "i /"), "wrong sign"),
+    (5, EMB, swap(EMB_BODY, "torch.cat([", "torch.stack([").replace("dim=1)\n",
+     "dim=2).flatten(1)\n"), "sines and cosines alternate"),
+    (5, BLOCK, swap(BLOCK_BODY, "F.silu(emb)", "emb"), "embedding does not go through SiLU"),
+    (5, BLOCK, swap(BLOCK_BODY, " + self.emb(F.silu(emb)).unsqueeze(2).unsqueeze(3)", ""),
+     "time is not added"),
+    (5, BLOCK, swap(BLOCK_BODY, "h + self.shortcut(x)", "h"), "input is not added"),
+    (5, BLOCK, swap(BLOCK_BODY, "F.silu(self.norm2(h))", "F.silu(h)"), "second norm is left out"),
+    (5, BLOCK, swap(BLOCK_BODY, "F.silu(self.norm", "F.relu(self.norm"), "ReLU stands where"),
+    (5, BLOCK, swap(BLOCK_BODY, "self.dropout", ""), "Dropout belongs"),
+    (5, BLOCK, swap(BLOCK_BODY, "self.attention", ""), "attention is left out"),
+    (8, EMA, swap(EMA_BODY, "mul_(decay).add_(weight, alpha=1 - decay)",
+     "mul_(1 - decay).add_(weight, alpha=decay)"), "exchanged"),
+    (8, EMA, swap(EMA_BODY, "mul_(decay).add_(weight, alpha=1 - decay)", "copy_(weight)"),
+     "weights are copied"),
+    (8, EMA, swap(EMA_BODY, ", alpha=1 - decay", ""), "1 - decay is forgotten"),
+    (8, EMA, swap(EMA_BODY, "average.mul_", "average = average.mul"), "nothing happens"),
+    (8, EMA, "for average, weight in zip(model.parameters(), ema.parameters()):\n"
+     "    average.mul_(decay).add_(weight, alpha=1 - decay)", "model is changed and ema is not"),
+    *((8, RESTORE, swap(RESTORE_BODY, line, "pass"), words) for line, words in (
+        ('run.optimizer.load_state_dict(checkpoint["optimizer"])', "no moments"),
+        ('run.ema.load_state_dict(checkpoint["ema"])', "averaged weights (ema)"),
+        ('torch.set_rng_state(checkpoint["rng"][0][0])', "random numbers"),
+        ('run.step = checkpoint["step"]', "expected step 2, got 0"),
+        ('run.tally.copy_(checkpoint["tally"])', "tally"),
+        ('raise ValueError("too late")', "was accepted"))),
+    (8, RESTORE, swap(RESTORE_BODY, 'checkpoint["ema"]', 'checkpoint["model"]'), "(ema)"),
+    (10, KL, swap(KL_BODY, "variance_q, variance_p", "variance_p, variance_q"), "KL"),
+    (10, KL, "mean_q, variance_q, mean_p, variance_p = mean_p, variance_p, mean_q, variance_q\n"
+     + KL_BODY, "two Gaussians are exchanged"),
+    (10, KL, swap(KL_BODY, "variance_q, variance_p", "variance_q ** 2, variance_p ** 2"),
+     "variances are taken for deviations"),
+    (10, KL, swap(KL_BODY, "0.5 * ", ""), "factor 1/2 is missing"),
+    (10, KL, swap(KL_BODY, "math.log(w / v) - 1 + v / w + ", ""), "only the means are compared"),
+    (10, NLL, NAIVE, "log_ndtr"),
+    (10, NLL, swap(NLL_BODY, "return -(", "return ("), "sign is missing"),
+    (10, NLL, swap(NLL_BODY, "/ sigma", "/ sigma ** 2"), "variance is taken for the deviation"),
+    (10, NLL, swap(NLL_BODY, "1 / 255", "2 / 255"), "bin of twice the width"),
+    (10, NLL, swap(NLL_BODY, "torch.where(k == 255, torch.inf, above)", "above").replace(
+     "torch.where(k == 0, -torch.inf, below)", "below"), "do not reach to infinity"),
+    (10, NLL, "return -torch.distributions.Normal(mean, sigma).log_prob(x_0)", "density"),
+    (14, MIX, swap(MIX_BODY, "torch.stack(mixed), t", "torch.stack(mixed), t - 1"), "t - 1"),
+    (14, MIX, swap(MIX_BODY, "q_sample(pair, t", "q_sample(pair, max(t - 1, 0)"), "were noised to"),
+    (14, MIX, swap(MIX_BODY, "pair[0] * (1 - weight) + pair[1] * weight",
+     "pair[1] * (1 - weight) + pair[0] * weight"), "two images are exchanged"),
+    (14, MIX, swap(MIX_BODY, "(1 - weight) + pair[1] * weight",
+     "(1 - weight) ** .5 + pair[1] * weight ** .5"), "lambda"),
+    (14, MIX, swap(MIX_BODY, "torch.randn(pair.shape, generator=generator)",
+     "torch.randn(pair[:1].shape, generator=generator).expand(pair.shape)"), "the same noise"),
+    (14, MIX, swap(MIX_BODY, ", generator=generator", ""), "Pass generator"),
+    (14, MIX, swap(MIX_BODY, "decode(ddpm, model, torch.stack(mixed), t, clip, generator)",
+     "[x for _, x, _ in ddpm.reverse_process(model, torch.stack(mixed), clip)][-1]"), "at time t"),
+    (1, SCHEDULE, "return torch.linspace(beta_1, beta_T, T + 1, dtype=torch.float64)[:-1]",
+     "beta_T itself is left out"),
+    (1, SCHEDULE, "return torch.linspace(beta_1 ** .5, beta_T ** .5, T, dtype=torch.float64) ** 2",
+     "square roots are evenly spaced"),
+    (1, SCHEDULE, "return 1 - torch.linspace(beta_1, beta_T, T, dtype=torch.float64)",
+     "that is alpha"),
+    (1, SCHEDULE, "return torch.linspace(beta_1, beta_T, T + 1, dtype=torch.float64)", "shape"),
+    (1, SCHEDULE, "return torch.linspace(beta_1, beta_T, T)", "float64"),
+    (1, SCHEDULE, "torch.linspace(beta_1, beta_T, T)", "Is there a `return`"),
+    (1, COSINE, swap(COSINE_BODY, " ** 2", ""), "cosine is not squared"),
+    (1, COSINE, swap(COSINE_BODY, "(t / T + s) / (1 + s)", "t / T"), "offset s is left out"),
+    (1, COSINE, swap(COSINE_BODY, ".clamp(max=beta_max)", ""), "beta_T is 1"),
+    (1, COSINE, "f = torch.cos((torch.arange(T + 1, dtype=torch.float64) / T + s) / (1 + s)"
+     " * math.pi / 2) ** 2\nreturn f / f[0]", "T + 1"),
+    (2, Q, swap(Q_BODY, "self.alpha_bar,", "self.alpha,").replace("self.one_minus_alpha_bar",
+     "self.beta"), "alpha stands where alpha_bar belongs"),
+    (2, Q, swap(Q_BODY, " t, ", " t - 1, "), "off by one"),
+    (2, Q, swap(Q_BODY, "a.sqrt()", "a"), "square root of alpha_bar is missing"),
+    (2, Q, swap(Q_BODY, "b.sqrt()", "b"), "variance 1 - alpha_bar stands where the deviation"),
+    (2, Q, "return self.alpha_bar[t].sqrt() * x_0 + (1 - self.alpha_bar[t]).sqrt() * eps",
+     "size of tensor"),
+    (2, Q, swap(Q_BODY, "t, x_0", "t if isinstance(t, int) else int(t[0]), x_0"),
+     "time of the first image is used for all"),
+    (3, MEAN, swap(MEAN_BODY, "self.alpha_bar, t - 1", "self.alpha_bar, t"),
+     "alpha_bar_t stands where alpha_bar_{t-1}"),
+    (3, MEAN, swap(MEAN_BODY, "self.one_minus_alpha_bar, t - 1", "self.one_minus_alpha_bar, t"),
+     "1 - alpha_bar_t stands where 1 - alpha_bar_{t-1}"),
+    (3, MEAN, swap(MEAN_BODY, ".sqrt()", ""), "square roots are missing"),
+    (3, MEAN, swap(MEAN_BODY, "self.alpha, t", "self.alpha_bar, t"),
+     "alpha_bar_t stands where alpha_t belongs"),
+    (3, MEAN, swap(MEAN_BODY, " / now", ""), "division by 1 - alpha_bar_t is missing"),
+    (3, MEAN, "x_0, x_t = x_t, x_0\n" + MEAN_BODY, "x_0 and x_t are exchanged"),
+    (6, LOSS, swap(LOSS_BODY, "randint(1, self.T + 1", "randint(0, self.T"), "randint(0, ...)"),
+    (6, LOSS, swap(LOSS_BODY, "randint(1, self.T + 1", "randint(1, self.T"), "end is exclusive"),
+    (6, LOSS, swap(LOSS_BODY, "(len(x_0),))", "(1,)).expand(len(x_0))"), "one t is drawn for the"),
+    (6, LOSS, swap(LOSS_BODY, "randn_like", "rand_like"), "rand instead of randn"),
+    (6, LOSS, swap(LOSS_BODY, ".mean() if", ".sum() if"), "summed and not averaged"),
+    (6, LOSS, swap(LOSS_BODY, ", t) - eps", ", t) - x_0"), "x_0 is the target"),
+    (6, LOSS, swap(LOSS_BODY, "(error ** 2).mean()", "error.abs().mean()"), "L1"),
+    (6, LOSS, swap(LOSS_BODY, "model(self.q_sample(x_0, t, eps), t)", "model(x_0, t)"),
+     "the model is given x_0"),
+    (6, LOSS, swap(LOSS_BODY, ", t) - eps", ", t).detach() - eps"), "no gradient"),
+    (7, STEP, swap(STEP_BODY, "if t == 1:\n    return mean\n", ""), "noise is added at the last"),
+    (7, STEP, swap(STEP_BODY, "self.sigma[t]", "self.sigma[t] ** 2"),
+     "variance stands where the deviation"),
+    (7, STEP, swap(STEP_BODY, "self.sigma[t]", "self.beta[t].sqrt()"), "beta_t is the variance"),
+    (7, STEP, swap(STEP_BODY, "self.sigma[t] * ", ""), "noise is not scaled"),
+    (7, STEP, "return self.posterior_mean(x_0_hat, x_t, t)", "no noise is added"),
+    (7, STEP, swap(STEP_BODY, ", generator=generator", ""), "Pass generator"),
+    (7, GUESS, swap(GUESS_BODY, "x_0_hat.clip(-1, 1) if clip else x_0_hat", "x_0_hat"),
+     "nothing is clipped"),
+    (7, GUESS, swap(GUESS_BODY, " if clip else x_0_hat", ""), "although clip is False"),
+    (7, GUESS, swap(GUESS_BODY, "t = torch.full((len(x_t),), t)\n", ""), "(B,) tensor"),
+    (7, SAMPLE, swap(SAMPLE_BODY, "range(1, self.T + 1)", "range(self.T)"), "range(T - 1, -1, -1)"),
+    (7, SAMPLE, swap(SAMPLE_BODY, "range(1, self.T + 1)", "range(2, self.T + 1)"), "last step is"),
+    (7, SAMPLE, swap(SAMPLE_BODY, "reversed(range(1, self.T + 1))", "range(1, self.T + 1)"),
+     "time runs forwards"),
+    (7, SAMPLE, swap(SAMPLE_BODY, "torch.randn(*shape, generator=generator)", "torch.zeros(shape)"),
+     "x_T is not drawn"),
+]
+
+
+# ---- 4: eps, x_0 and the score ----
+
+EPS, X_0, SCORE = (f"papers.analytic.{name}" for name in (
+    "eps_from_x_0", "x_0_from_score", "score_from_eps"))
+MEAN_EPS, PREDICT = "papers.analytic.mean_from_eps", "ddpm.DDPM.predict_x_0"
+EPS_BODY = """a, b = at(ddpm.alpha_bar, t, x_t), at(ddpm.one_minus_alpha_bar, t, x_t)
+return (x_t - a ** 0.5 * x_0) / b ** 0.5"""
+PREDICT_BODY = """a, b = at(self.alpha_bar, t, x_t), at(self.one_minus_alpha_bar, t, x_t)
+return (x_t - b.sqrt() * eps_theta) / a.sqrt()"""
+SCORE_BODY = "return -eps / at(ddpm.one_minus_alpha_bar, t, eps).sqrt()"
+X_0_BODY = """a, b = at(ddpm.alpha_bar, t, x_t), at(ddpm.one_minus_alpha_bar, t, x_t)
+return (x_t + b * score) / a.sqrt()"""
+MEAN_EPS_BODY = """beta, b = at(ddpm.beta, t, x_t), at(ddpm.one_minus_alpha_bar, t, x_t)
+return (x_t - beta / b.sqrt() * eps_theta) / at(ddpm.alpha, t, x_t).sqrt()"""
+OWN_SHAPE = """if isinstance(t, int):
+    t = torch.full((len(x_t),), t)
+a = (1 - ddpm.beta).cumprod(0)[t].view(-1, *[1] * (x_t.dim() - 1))
+"""
+RIGHT += [
+    (4, {EPS: EPS_BODY, PREDICT: PREDICT_BODY, SCORE: SCORE_BODY, X_0: X_0_BODY,
+         MEAN_EPS: MEAN_EPS_BODY}),
+    (4, {EPS: OWN_SHAPE + "return (x_t - a.sqrt() * x_0) / (1 - a).sqrt()",
+         SCORE: "x_t = eps\n" + OWN_SHAPE + "return eps * -(1 - a) ** -0.5",
+         PREDICT: "ddpm = self\n" + OWN_SHAPE
+         + "return x_t / a ** .5 - (1 / a - 1) ** .5 * eps_theta",
+         MEAN_EPS: "return ddpm.posterior_mean(ddpm.predict_x_0(x_t, t, eps_theta), x_t, t)",
+         X_0: OWN_SHAPE + "eps = -(1 - a).sqrt() * score\nreturn ddpm.predict_x_0(x_t, t, eps)"})]
+WRONG += [
+    (4, EPS, swap(EPS_BODY, "/ b ** 0.5", "/ b"), "variance 1 - alpha_bar stands where"),
+    (4, EPS, swap(EPS_BODY, "a ** 0.5", "a"), "square root of alpha_bar is missing"),
+    (4, EPS, swap(EPS_BODY, "alpha_bar, t, x_t), at(ddpm.one_minus_alpha_bar",
+                  "alpha, t, x_t), at(ddpm.beta"), "alpha stands where alpha_bar"),
+    (4, EPS, swap(EPS_BODY, " / b ** 0.5", ""), "division is missing"),
+    (4, EPS, swap(EPS_BODY, "x_t - a ** 0.5 * x_0", "a ** 0.5 * x_0 - x_t"), "sign is wrong"),
+    (4, PREDICT, swap(PREDICT_BODY, " / a.sqrt()", ""), "division by sqrt(alpha_bar_t) is missing"),
+    (4, PREDICT, swap(PREDICT_BODY, "/ a.sqrt()", "/ a"), "and not by its square root"),
+    (4, PREDICT, swap(PREDICT_BODY, "x_t - b", "x_t + b"), "noise is added and not subtracted"),
+    (4, SCORE, swap(SCORE_BODY, "-eps", "eps"), "sign is wrong"),
+    (4, SCORE, swap(SCORE_BODY, ".sqrt()", ""), "by the variance and not by the deviation"),
+    (4, SCORE, "return -eps", "division is missing"),
+    (4, SCORE, swap(SCORE_BODY, "one_minus_alpha_bar", "alpha_bar"), "by sqrt(alpha_bar_t)"),
+    (4, X_0, swap(X_0_BODY, "b * score", "b.sqrt() * score"), "deviation stands where"),
+    (4, X_0, swap(X_0_BODY, "x_t + b", "x_t - b"), "score is subtracted and not added"),
+    (4, X_0, swap(X_0_BODY, " / a.sqrt()", ""), "division by sqrt(alpha_bar_t) is missing"),
+    (4, MEAN_EPS, swap(MEAN_EPS_BODY, "beta / b", "beta.sqrt() / b"), "sqrt(beta_t) stands where"),
+    (4, MEAN_EPS, swap(MEAN_EPS_BODY, " / at(ddpm.alpha, t, x_t).sqrt()", ""),
+     "division by sqrt(alpha_t) is missing"),
+    (4, MEAN_EPS, swap(MEAN_EPS_BODY, "ddpm.alpha, t", "ddpm.alpha_bar, t"),
+     "alpha_bar_t stands where alpha_t"),
+    (4, MEAN_EPS, "return ddpm.predict_x_0(x_t, t, eps_theta)", "x_0_hat is returned"),
+    (4, MEAN_EPS, swap(MEAN_EPS_BODY, "t, x_t), at", "int(t[0]), x_t), at"), "Eq. 11"),
+]
+
+# ---- 9: all of it, in the plane ----
+
+IMITATE = "exercises.plane.imitate"
+IMITATE_BODY = """import copy
+model = Network(ddpm.T)
+ema = copy.deepcopy(model)
+optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+for step in range(2500):
+    x_0 = x[torch.randperm(len(x))[:512]]
+    t, eps = torch.randint(1, ddpm.T + 1, (512,)), torch.randn(512, 2)
+    loss = torch.nn.functional.mse_loss(model(ddpm.q_sample(x_0, t, eps), t), eps)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    for average, weight in zip(ema.parameters(), model.parameters()):
+        average.data.lerp_(weight.data, 0.01)
+return ddpm.sample(ema, (n, 2))"""
+SHORT = swap(swap(IMITATE_BODY, "(2500)", "(300)"), "sample(ema", "sample(model")
+RIGHT += [
+    (9, {IMITATE: IMITATE_BODY}),
+    (9, {IMITATE: """model = Network(ddpm.T, width=96)
+optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
+schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2000)
+while schedule.last_epoch < 2000:
+    for batch in x[torch.randperm(len(x))].split(500):
+        optimizer.zero_grad()
+        ddpm.loss(model, batch).backward()
+        optimizer.step()
+        schedule.step()
+return ddpm.sample(model, (n, 2), clip=False)"""})]
+WRONG += [
+    (9, IMITATE, "return torch.randn(n, 2)", "was ever noised"),
+    (9, IMITATE, "return x[torch.randint(len(x), (n,))]", "points are copied"),
+    (9, IMITATE, "return x[torch.randint(len(x), (n,))] + 0.03 * torch.randn(n, 2)",
+     "was ever noised"),
+    (9, IMITATE, "ddpm.loss(Network(ddpm.T), x)\nreturn ddpm.sample(Network(ddpm.T), (n, 2))",
+     "not trained long enough"),
+    (9, IMITATE, swap(SHORT, "return ddpm.sample(model, (n, 2))", "t = torch.full((n,), ddpm.T)\n"
+                      "x_T = torch.randn(n, 2)\n"
+                      "return ddpm.predict_x_0(x_T, t, model(x_T, t)).clamp(-1, 1)"),
+     "x_0_hat at t = T"),
+    (9, IMITATE, swap(SHORT, "return ddpm.sample(model, (n, 2))",
+                      "return x.mean(0) + 0.02 * torch.randn(n, 2)"), "mean of the data"),
+    (9, IMITATE, swap(SHORT, ", t), eps)", ", t), x_0)"), "to predict the noise"),
+    (9, IMITATE, swap(SHORT, "lr=2e-3", "lr=1e-5"), "not trained long enough"),
+    (9, IMITATE, swap(SHORT, "x[torch.randperm(len(x))[:512]]", "x[:512] * 0 + x.mean(0)"),
+     "mean of the data"),
+    (9, IMITATE, swap(SHORT, "(300)", "(40)"), "below 0.15"),
+    (9, IMITATE, "return ddpm.sample(Network(ddpm.T), (1, 2))", "expected 4000 points"),
+    (9, IMITATE, swap(SHORT, "(n, 2))", "(n, 2)) / 0"), "not finite"),
+]
+
+# ---- 13: the bug hunt ----
+
+HUNT = "exercises.hunt."
+
+
+def found(file, name, *changes):
+    """Write an answer: the file with this DEFECT, mended but for some (old, new)."""
+    source = hunted(file)
+    for old, new in ((BLANK, f'DEFECT = "{name}"'), *changes):
+        source = swap(source, old, new)
+    return source
+
+
+RIGHT += [
+    (13, {HUNT + "forward": found("forward", "variance-for-deviation", (
+        "alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * eps",
+        "alpha_bar ** 0.5 * x_0 + (1 - alpha_bar) ** 0.5 * eps")),
+          HUNT + "ancestral": found("ancestral", "noise-at-the-last-step", (
+              "        z = torch.randn(shape) if t > 1 else torch.zeros(shape)\n", ""), (
+              "x = mean + variance[t].sqrt() * z", "x = mean\n        if t > 1:\n            "
+              "x = x + variance[t].sqrt() * torch.randn(shape)"))}),
+    (13, {HUNT + "objective": found("objective", "one-t-for-the-batch", (
+        "torch.randint(1, T + 1, (B,))", "1 + torch.randint(T, [len(x_0)])")),
+          HUNT + "attention": found("attention", "norm-not-called", (
+              "h = self.norm(x)\n", "normed = self.norm(x)\n"), ("f(h)", "f(normed)")),
+          HUNT + "pictures": found("pictures", "values-truncated", (
+              "((x + 1) * 127.5).round().clamp(0, 255)",
+              "((x + 1) * 127.5 + 0.5).clamp(0, 255.5).floor()"))}),
+]
+WRONG += [
+    (13, HUNT + "forward", found("forward", "variance-for-deviation", (
+        "(1 - alpha_bar).sqrt()", "(1 - alpha_bar)")), "still has the defect"),
+    (13, HUNT + "forward", hunted("forward"), "DEFECT is empty"),
+    (13, HUNT + "forward", found("forward", "alpha-bar-off-by-one"), "is not what was wrong"),
+    (13, HUNT + "forward", found("forward", "variance-for-deviation", (
+        "[0.0, *beta]", "[beta[0], *beta]")), "alpha_1 stands twice"),
+    (13, HUNT + "ancestral", found("ancestral", "noise-at-the-last-step", (
+        "range(len(beta) - 1, 0, -1)", "range(len(beta) - 1, 1, -1)")), "and never for 1"),
+    (13, HUNT + "ancestral", found("ancestral", "noise-at-the-last-step", (
+        "variance[t].sqrt()", "variance[t]")), "x_3 has the deviation"),
+    (13, HUNT + "objective", found("objective", "one-t-for-the-batch", (
+        "1, T + 1", "1, T")), "upper end of randint is exclusive"),
+    (13, HUNT + "objective", found("objective", "t-never-T"), "is not what was wrong"),
+    (13, HUNT + "clipping", found("clipping", "dead-clipping", (
+        "alpha_bar[t - 1].sqrt()", "alpha_bar[t].sqrt()")), "alpha_bar_t stands where"),
+    (13, HUNT + "clipping", found("clipping", "dead-clipping", (
+        "    x_0_hat = x_0_hat.clamp(-1, 1)\n", ""), (
+        "return (of_x_0 * x_0_hat + of_x_t * x_t) / (1 - alpha_bar[t])",
+        "return ((of_x_0 * x_0_hat + of_x_t * x_t) / (1 - alpha_bar[t])).clamp(-1, 1)")),
+     "still has the defect"),
+    (13, HUNT + "network", found("network", "time-ignored", (
+        "h = h + linear(emb)[:, :, None, None]", "h = h + linear(emb[:1])[:, :, None, None]")),
+     "its own time"),
+    (13, HUNT + "attention", found("attention", "norm-not-called", ("dim=2)", "dim=1)")),
+     "not that of the docstring"),
+    (13, HUNT + "averaging", found("averaging", "errors-swallowed", (
+        "mul_(decay).add_(weight, alpha=1 - decay)", "mul_(1 - decay).add_(weight, alpha=decay)")),
+     "are exchanged"),
+    (13, HUNT + "averaging", found("averaging", "errors-swallowed", (
+        "    optimizer.zero_grad()\n", "")), "is (0.3, 0.4)"),
+    (13, HUNT + "averaging", found("averaging", "errors-swallowed", (
+        "return ema.eval()", "model.eval()\n    return ema")), "in training mode"),
+    (13, HUNT + "pictures", found("pictures", "values-truncated", ("/ 127.5 - 1", "/ 255")),
+     "0 becomes 0, and not -1"),
+]
+
+# ---- the variants ----
+
+SCORE_X_0, MEAN_SCORE = "papers.analytic.score_from_x_0", "papers.analytic.mean_from_score"
+V, X_0_V, EPS_V, SCORE_V = (f"papers.analytic.{name}" for name in (
+    "v_from_eps", "x_0_from_v", "eps_from_v", "score_from_v"))
+SQUARES = "return torch.linspace(beta_1 ** .5, beta_T ** .5, T, dtype=torch.float64) ** 2"
+SCALED = """if 1000 / T * beta_T >= 1:
+    raise ValueError("too short")
+return 1000 / T * torch.linspace(beta_1, beta_T, T, dtype=torch.float64)"""
+X_0_LOSS = swap(LOSS_BODY, "t) - eps", "t) - x_0")
+V_LOSS = swap(LOSS_BODY, "error = model(self.q_sample(x_0, t, eps), t) - eps",
+              "a = at(self.alpha_bar, t, x_0)\nv = a ** .5 * eps - (1 - a) ** .5 * x_0\n"
+              "error = model(self.q_sample(x_0, t, eps), t) - v")
+X_0_GUESS = """x_0_hat = model(x_t, torch.full((len(x_t),), t))
+return x_0_hat.clip(-1, 1) if clip else x_0_hat"""
+V_GUESS = """t = torch.full((len(x_t),), t)
+a = at(self.alpha_bar, t, x_t)
+x_0_hat = a ** .5 * x_t - (1 - a) ** .5 * model(x_t, t)
+return x_0_hat.clip(-1, 1) if clip else x_0_hat"""
+TILDE_STEP = swap(STEP_BODY, "self.sigma[t]", "self.beta_tilde[t] ** 0.5")
+GEOMETRIC_STEP = swap(STEP_BODY, "self.sigma[t]", "(self.beta[t] * self.beta_tilde[t]) ** 0.25")
+SCORE_X_0_BODY = """a = at(ddpm.alpha_bar, t, x_t)
+return (a ** 0.5 * x_0 - x_t) / (1 - a)"""
+MEAN_SCORE_BODY = "return (x_t + at(ddpm.beta, t, x_t) * score) / at(ddpm.alpha, t, x_t) ** 0.5"
+V_BODY = """a = at(ddpm.alpha_bar, t, x_0)
+return a ** 0.5 * eps - (1 - a) ** 0.5 * x_0"""
+X_0_V_BODY = """a = at(ddpm.alpha_bar, t, x_t)
+return a ** 0.5 * x_t - (1 - a) ** 0.5 * v"""
+EPS_V_BODY = """a = at(ddpm.alpha_bar, t, x_t)
+return (1 - a) ** 0.5 * x_t + a ** 0.5 * v"""
+SCORE_V_BODY = """a = at(ddpm.alpha_bar, t, x_t)
+return -x_t - (a / (1 - a)) ** 0.5 * v"""
+
+RIGHT_IN_VARIANT = [
+    (1, 1, {SCHEDULE: "i = torch.arange(T, dtype=torch.float64) / max(T - 1, 1)\n"
+                      "return (beta_1 ** 0.5 * (1 - i) + beta_T ** 0.5 * i) ** 2"}),
+    (1, 1, {SCHEDULE: SQUARES}),
+    (2, 1, {SCHEDULE: SCALED}),
+    (2, 1, {SCHEDULE: swap(SCALED, "1000 / T * torch.linspace(beta_1, beta_T, T",
+                           "torch.linspace(1000 * beta_1 / T, 1000 * beta_T / T, T")}),
+    (1, 4, {EPS: EPS_BODY, X_0: X_0_BODY, SCORE_X_0: SCORE_X_0_BODY, MEAN_SCORE: MEAN_SCORE_BODY}),
+    (1, 4, {SCORE_X_0: "eps = eps_from_x_0(ddpm, x_t, t, x_0)\nreturn score_from_eps(ddpm, eps, t)",
+            MEAN_SCORE: "x_0 = x_0_from_score(ddpm, x_t, t, score)\n"
+                        "return ddpm.posterior_mean(x_0, x_t, t)"}),
+    (2, 4, {V: V_BODY, X_0_V: X_0_V_BODY, EPS_V: EPS_V_BODY, SCORE_V: SCORE_V_BODY}),
+    (2, 4, {SCORE_V: "eps = eps_from_v(ddpm, x_t, t, v)\nreturn score_from_eps(ddpm, eps, t)",
+            EPS_V: "return eps_from_x_0(ddpm, x_t, t, x_0_from_v(ddpm, x_t, t, v))"}),
+    (1, 6, {LOSS: X_0_LOSS}), (2, 6, {LOSS: V_LOSS}),
+    (2, 6, {LOSS: """if t is None:
+    t = torch.randint(1, self.T + 1, x_0.shape[:1])
+eps = torch.randn_like(x_0) if eps is None else eps
+angle = torch.atan2((1 - self.alpha_bar[t]).sqrt(), self.alpha_bar[t].sqrt())
+angle = angle.reshape(-1, *[1] * (x_0.dim() - 1))
+x_t, v = angle.cos() * x_0 + angle.sin() * eps, angle.cos() * eps - angle.sin() * x_0
+return F.mse_loss(model(x_t, t), v, reduction=reduction)"""}),
+    (1, 7, {STEP: TILDE_STEP, GUESS: X_0_GUESS, SAMPLE: SAMPLE_BODY}),
+    (2, 7, {STEP: GEOMETRIC_STEP, GUESS: V_GUESS, SAMPLE: SAMPLE_BODY}),
+]
+WRONG_IN_VARIANT = [                                 # the public answer to variant 0 among them
+    (1, 1, SCHEDULE, "return torch.linspace(beta_1, beta_T, T, dtype=torch.float64)",
+     "not their square roots"),
+    (1, 1, SCHEDULE, swap(SQUARES, " ** 2", ""), "not squared again"),
+    (1, 1, SCHEDULE, swap(SQUARES, ", T,", ", T + 1,"), "shape"),
+    (1, 1, SCHEDULE, swap(SQUARES, "return ", "return 1 - "), "that is alpha"),
+    (2, 1, SCHEDULE, "return torch.linspace(beta_1, beta_T, T, dtype=torch.float64)",
+     "factor 1000 / T is left out"),
+    (2, 1, SCHEDULE, SCALED.split("\n", 2)[2], "no variance below 1"),
+    (2, 1, SCHEDULE, swap(SCALED, "T, dtype=torch.float64)", "T + 1, dtype=torch.float64)[:-1]"),
+     "beta_T itself is left out"),
+    (2, 1, SCHEDULE, SCALED + ".flip(0)", "beta_T comes first"),
+    (1, 4, SCORE_X_0, swap(SCORE_X_0_BODY, "(1 - a)", "(1 - a) ** 0.5"), "by the deviation"),
+    (1, 4, SCORE_X_0, swap(SCORE_X_0_BODY, "a ** 0.5 * x_0 - x_t", "x_t - a ** 0.5 * x_0"),
+     "sign is wrong"),
+    (1, 4, SCORE_X_0, swap(SCORE_X_0_BODY, " / (1 - a)", ""), "division is missing"),
+    (1, 4, SCORE_X_0, swap(SCORE_X_0_BODY, "a ** 0.5 *", "a *"), "root of alpha_bar is missing"),
+    (1, 4, MEAN_SCORE, swap(MEAN_SCORE_BODY, "x_t + at", "x_t - at"), "subtracted and not added"),
+    (1, 4, MEAN_SCORE, swap(MEAN_SCORE_BODY, "* score", "** 0.5 * score"), "sqrt(beta_t) stands"),
+    (1, 4, MEAN_SCORE, MEAN_SCORE_BODY.split(" / at")[0], "sqrt(alpha_t) is missing"),
+    (1, 4, MEAN_SCORE, swap(MEAN_SCORE_BODY, "x_t + at(ddpm.beta, t, x_t)", "x_t - at(ddpm.beta, t,"
+     " x_t) / at(ddpm.one_minus_alpha_bar, t, x_t) ** 0.5"), "taken for eps"),
+    (2, 4, V, "return v_from_x_t", "NameError"),
+    (2, 4, V, swap(V_BODY, "* eps -", "* x_0 -").replace("* x_0\n", "* eps").replace(
+        ") ** 0.5 * x_0", ") ** 0.5 * eps"), "are exchanged"),
+    (2, 4, V, swap(V_BODY, "return ", "return -1 * (") + ")", "sign is wrong"),
+    (2, 4, V, V_BODY.replace(" ** 0.5", ""), "square roots are missing"),
+    (2, 4, X_0_V, swap(X_0_V_BODY, "x_t - (", "x_t + ("), "sign of v is wrong"),
+    (2, 4, X_0_V, EPS_V_BODY, "x_0_from_v"),
+    (2, 4, EPS_V, swap(EPS_V_BODY, "x_t + a", "x_t - a"), "sign of v is wrong"),
+    (2, 4, EPS_V, X_0_V_BODY.replace("- (", "+ ("), "two factors are exchanged"),
+    (2, 4, SCORE_V, "return -eps_from_v(ddpm, x_t, t, v)", "division is missing"),
+    (2, 4, SCORE_V, "return score_from_eps(ddpm, v, t)", "v is taken for eps"),
+    (2, 4, SCORE_V, "return -score_from_eps(ddpm, eps_from_v(ddpm, x_t, t, v), t)",
+     "sign is wrong"),
+    (1, 6, LOSS, LOSS_BODY, "eps is the target instead of x_0"),
+    (1, 6, LOSS, V_LOSS, "v is the target instead of x_0"),
+    (1, 6, LOSS, swap(X_0_LOSS, "self.T + 1", "self.T"), "end is exclusive"),
+    (1, 6, LOSS, swap(X_0_LOSS, "(len(x_0),))", "(1,)).expand(len(x_0))"), "one t is drawn for"),
+    (1, 6, LOSS, swap(X_0_LOSS, "model(self.q_sample(x_0, t, eps), t)", "model(x_0, t)"),
+     "the model is given x_0"),
+    (2, 6, LOSS, LOSS_BODY, "eps is the target instead of v"),
+    (2, 6, LOSS, X_0_LOSS, "x_0 is the target instead of v"),
+    (2, 6, LOSS, swap(V_LOSS, "v = a", "v = -a").replace("* eps - (1", "* eps + (1"),
+     "sign of v is wrong"),
+    (2, 6, LOSS, swap(V_LOSS, "randn_like", "rand_like"), "rand instead of randn"),
+    (1, 7, GUESS, GUESS_BODY, "taken to predict eps, and not x_0"),
+    (1, 7, GUESS, swap(X_0_GUESS, " if clip else x_0_hat", ""), "although clip is False"),
+    (1, 7, GUESS, "return model(x_t, torch.full((len(x_t),), t))", "nothing is clipped"),
+    (1, 7, STEP, STEP_BODY, "beta_t is the variance"),
+    (1, 7, STEP, swap(TILDE_STEP, " ** 0.5", ""), "variance stands where the deviation"),
+    (2, 7, GUESS, GUESS_BODY, "taken to predict eps, and not v"),
+    (2, 7, GUESS, swap(V_GUESS, ".clip(-1, 1)", ""), "nothing is clipped"),
+    (2, 7, STEP, STEP_BODY, "beta_t is the variance"),
+    (2, 7, STEP, TILDE_STEP, "beta_tilde_t is the variance"),
+    (2, 7, STEP, swap(GEOMETRIC_STEP, "0.25", "0.5"), "variance stands where the deviation"),
+]
