@@ -599,3 +599,53 @@ WRONG_IN_VARIANT = [                                 # the public answer to vari
     (2, 7, STEP, TILDE_STEP, "beta_tilde_t is the variance"),
     (2, 7, STEP, swap(GEOMETRIC_STEP, "0.25", "0.5"), "variance stands where the deviation"),
 ]
+
+# ---- 11: DDIM ----
+
+JUMP, WALK = "papers.ddim.step", "papers.ddim.sample"
+JUMP_BODY = """if t <= s or s < 0 or t > ddpm.T or not 0 <= eta <= 1:
+    raise ValueError("no jump")
+a, b = ddpm.alpha_bar[t], ddpm.alpha_bar[s]
+x_0 = ddpm.predict_x_0(x_t, torch.full((len(x_t),), t), model(x_t, torch.full((len(x_t),), t)))
+x_0 = x_0.clip(-1, 1) if clip else x_0
+eps = (x_t - a ** 0.5 * x_0) / (1 - a) ** 0.5
+sigma = eta * ((1 - b) / (1 - a) * (1 - a / b)) ** 0.5
+z = torch.randn(x_t.shape, generator=generator)
+return b ** 0.5 * x_0 + (1 - b - sigma ** 2).relu() ** 0.5 * eps + sigma * z"""
+WALK_BODY = """x = x_T
+previous = [0] + list(times)[:-1]
+for t, s in zip(reversed(times), reversed(previous)):
+    x = step(ddpm, model, x, t, s, eta=eta, clip=clip, generator=generator)
+return x"""
+RIGHT += [
+    (11, {JUMP: JUMP_BODY, WALK: WALK_BODY}),
+    (11, {JUMP: JUMP_BODY.replace("return b", "if s == 0:\n    return x_0\nif eta == 0:\n"
+                                  "    return b ** 0.5 * x_0 + (1 - b) ** 0.5 * eps\nreturn b"),
+          WALK: """x_t, times = x_T, list(times)
+while times:
+    t = times.pop()
+    x_t = step(ddpm, model, x_t, t, times[-1] if times else 0, eta, clip, generator)
+return x_t"""})]
+WRONG += [
+    (11, JUMP, swap(JUMP_BODY, " - sigma ** 2", ""), "sigma^2 is not taken from"),
+    (11, JUMP, swap(JUMP_BODY, "sigma ** 2", "sigma"), "taken and not its square"),
+    (11, JUMP, swap(JUMP_BODY, "sigma * z", "sigma ** 2 * z"),
+     "variance stands where the deviation"),
+    (11, JUMP, swap(JUMP_BODY, "sigma = eta", "sigma = eta * eta"), "eta is squared"),
+    (11, JUMP, swap(JUMP_BODY, "(1 - a / b)", "ddpm.beta[t]"), "beta_t stands where"),
+    (11, JUMP, swap(JUMP_BODY, "(1 - b) / (1 - a) * ", ""), "is missing"),
+    (11, JUMP, swap(JUMP_BODY, "return b ** 0.5", "return b"), "root of alpha_bar_s is missing"),
+    (11, JUMP, swap(JUMP_BODY, "eps = (x_t - a ** 0.5 * x_0) / (1 - a) ** 0.5",
+                    "eps = model(x_t, torch.full((len(x_t),), t))"), "beside the clipped x_0_hat"),
+    (11, JUMP, swap(JUMP_BODY, "x_0 = x_0.clip(-1, 1) if clip else x_0\n", ""),
+     "nothing is clipped"),
+    (11, JUMP, swap(JUMP_BODY, ", generator=generator", ""), "Pass generator"),
+    (11, JUMP, JUMP_BODY.split("\n", 2)[2], "was accepted"),
+    (11, WALK, swap(WALK_BODY, "zip(reversed(times), reversed(previous))",
+                    "zip(times[:0:-1], times[-2::-1])"), "jump to 0 is missing"),
+    (11, WALK, swap(WALK_BODY, "reversed(times), reversed(previous)", "times, previous"),
+     "time runs forwards"),
+    (11, WALK, swap(WALK_BODY, "reversed(times), reversed(previous)", "range(ddpm.T, 0, -1), "
+                    "range(ddpm.T - 1, -1, -1)"), "the model was asked for"),
+    (11, WALK, swap(WALK_BODY, "return x", "return"), "nothing was returned"),
+]

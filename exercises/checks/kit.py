@@ -46,6 +46,11 @@ class Process:
         a = self.column(self.alpha_bar.double(), t, x_t)
         return (x_t / a ** 0.5 - (1 / a - 1) ** 0.5 * eps_theta).float()
 
+    def estimate_x_0(self, model, x_t, t, clip=True):
+        t = torch.full((len(x_t),), t)
+        x_0_hat = self.predict_x_0(x_t, t, model(x_t, t))
+        return x_0_hat.clamp(-1, 1) if clip else x_0_hat
+
     def posterior_mean(self, x_0, x_t, t):
         """By precision weighting: q(x_t | x_{t-1}) times q(x_{t-1} | x_0)."""
         a, b, before = (self.column(values.double(), at, x_t) for values, at in (
@@ -64,12 +69,10 @@ class Process:
     def sample(self, model, shape, clip=True):
         """Algorithm 2."""
         x_t = torch.randn(shape)
-        for s in range(self.T, 0, -1):
-            t = torch.full(shape[:1], s)
-            x_0_hat = self.predict_x_0(x_t, t, model(x_t, t))
-            x_0_hat = x_0_hat.clamp(-1, 1) if clip else x_0_hat
-            z = torch.randn(shape) if s > 1 else 0
-            x_t = self.posterior_mean(x_0_hat, x_t, t) + self.sigma[s] * z
+        for t in range(self.T, 0, -1):
+            z = torch.randn(shape) if t > 1 else 0
+            x_0_hat = self.estimate_x_0(model, x_t, t, clip)
+            x_t = self.posterior_mean(x_0_hat, x_t, t) + self.sigma[t] * z
         return x_t
 
     @classmethod

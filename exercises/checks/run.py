@@ -5,7 +5,8 @@ from .kit import Wrong
 
 PLACES = {"schedules": "schedules", "ddpm": "ddpm", "unet": "unet", "train": "train",
           "analytic": "papers.analytic", "experiments": "papers.experiments",
-          "variational_bound": "papers.variational_bound", "plane": "exercises.plane"}
+          "variational_bound": "papers.variational_bound", "ddim": "papers.ddim",
+          "plane": "exercises.plane"}
 
 
 class Student:
