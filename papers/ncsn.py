@@ -1,0 +1,289 @@
+"""Score matching at many noise levels, and Langevin dynamics from the largest to the smallest.
+
+Song & Ermon 2019, "Generative Modeling by Estimating Gradients of the Data Distribution" (NCSN,
+arXiv:1907.05600), Eq. 1 to 6, Algorithm 1, Fig. 2, 3; Hyvarinen 2005, "Estimation of Non-Normalized
+Statistical Models by Score Matching"; Vincent 2011, "A Connection Between Score Matching and
+Denoising Autoencoders"; Song et al. 2019, "Sliced Score Matching" (SSM, arXiv:1905.07088).
+
+    python -m papers.ncsn [--checkpoint F] [--n 36] [--steps 20]
+
+A score, grad log q(x), hardly knows how much of the data lies beyond an empty region (sec. 3.2.2),
+so Langevin dynamics gives the modes wrong weights.  Noise fills the region.  Shown in the plane, by
+a network trained here; and on images, by eps_theta of a DDPM, which is such a network: `ve_score`.
+
+The paper's x and x-tilde are x_0 and x = x_0 + sigma z here, its epsilon is `step`, and its T is
+`n_steps`; its alpha_i is a step size, and no alpha_t.
+"""
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+import data
+from ddpm import at
+from papers.analytic import Mixture, score_from_eps
+from sample import (arguments, batch_size, batches, check_writable, file_name, grid, integer, load,
+                    newest_checkpoint, one_line_errors, pick_device, save_figure)
+
+# The toy of sec. 3.2 as in appendix B.1.  (Sec. 4.3 says sigma = 10 to 0.1, where B.1's step of 0.1
+# would be 10 sigma_L^2, and diverge.)
+PLANE = Mixture(None, torch.tensor([[-5.0, -5.0], [5.0, 5.0]]), 1.0, [1, 4])
+PLANE_LEVELS = {"sigma_1": 20, "sigma_L": 1, "L": 10}
+PLANE_STEPS, PLANE_STEP, FIT_STEPS = 100, 0.1, 4000
+# Sec. 5 with pixels twice as large.  Its step is 0.2 sigma_L^2, taken 100 times at each level.
+IMAGE_LEVELS = {"sigma_1": 2, "sigma_L": 0.02, "L": 10}
+IMAGE_STEP = 0.5
+
+
+def geometric(sigma_1, sigma_L, L):
+    """Return (L,) float32 noise levels, sigma_1 / sigma_2 = sigma_2 / sigma_3 = ...  Sec. 4.1."""
+    return (sigma_1 * (sigma_L / sigma_1) ** torch.linspace(0, 1, L, dtype=torch.float64)).float()
+
+
+# ---- learning a score ----
+
+def perturb(x_0, sigmas, generator=None):
+    """Draw i, (B,), z and x = x_0 + sigma_i z, (B, ...): a level and noise for each x_0."""
+    i = torch.randint(len(sigmas), (len(x_0),), generator=generator, device=x_0.device)
+    z = torch.randn(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
+    return i, z, x_0 + at(sigmas, i, x_0) * z
+
+
+def dsm_loss(model, x_0, sigmas, generator=None):
+    """Return the denoising score matching loss.  NCSN, Eq. 5 and 6; Vincent 2011.
+
+        l(theta; sigma) = 1/2 E || s_theta(x, sigma) + (x - x_0) / sigma^2 ||^2
+        L(theta) = 1/L sum_i lambda(sigma_i) l(theta; sigma_i),   lambda(sigma) = sigma^2 (sec. 4.2)
+                 = 1/2 E || sigma_i s_theta(x, sigma_i) + z ||^2
+
+    Its minimum is the score of the noisy data, grad log q_sigma(x), though what it asks for is that
+    of q_sigma(x | x_0).  Of `ve_score` at all its levels it is D/2 L_simple (Ho et al., Eq. 14).
+
+    Args:
+        model: called as model(x, sigma), sigma (B,), returns s_theta in the shape of x.
+        x_0: (B, ...) float, clean data.
+        sigmas: (L,) noise levels, on the device of x_0.
+        generator: torch.Generator on that device.
+
+    Returns:
+        A scalar; the squared norm is a sum over the D pixels.
+    """
+    i, z, x = perturb(x_0, sigmas, generator)
+    s = model(x, sigmas[i])
+    return ((at(sigmas, i, x) * s + z) ** 2).flatten(1).sum(1).mean() / 2
+
+
+def sliced_loss(model, x_0, sigmas, generator=None):
+    """Return the sliced score matching loss of the noisy data.  NCSN, Eq. 3; SSM, as "SSM-VR".
+
+        L(theta) = E sigma_i^2 (v^T grad s_theta v + 1/2 || s_theta ||^2),   v of +1s and -1s
+
+    E[v v^T] = I, so that v^T grad s v stands for the trace in Eq. 1, Hyvarinen's.  Arguments are
+    those of `dsm_loss`, whose mean is L(theta) + D/2, whatever the model.
+    """
+    i, _, x = perturb(x_0, sigmas, generator)
+    s = model(x.requires_grad_(), sigmas[i])
+    v = 2 * torch.randint(2, x.shape, generator=generator, device=x.device) - 1
+    v_grad_s, = torch.autograd.grad((v * s).sum(), x, create_graph=True)
+    return (sigmas[i] ** 2 * (v_grad_s * v + s ** 2 / 2).flatten(1).sum(1)).mean()
+
+
+# ---- sampling with it ----
+
+@torch.no_grad()
+def annealed_langevin(score, x, sigmas, n_steps, step, generator=None):
+    """Run Langevin dynamics at one noise level after the other.  NCSN, Algorithm 1.
+
+        x <- x + alpha_i / 2 s(x, sigma_i) + sqrt(alpha_i) z,   alpha_i = step sigma_i^2 / sigma_L^2
+
+    A single level is Eq. 4.  Where q_sigma is Gaussian with variance v, x settles at the variance
+    v / (1 - alpha_i / (4 v)), and at none if alpha_i >= 4 v: keep step well below 4 sigma_L^2.
+
+    Args:
+        score: called as score(x, sigma), sigma (B,), returns grad log q_sigma(x).
+        x: (B, ...) float, anywhere to start from.
+        sigmas: (L,) noise levels, the largest first.
+        n_steps: steps at each level, an int.
+        step: step size at the last level, the paper's epsilon.
+        generator: torch.Generator on the device of x.
+
+    Returns:
+        (B, ...), data with noise of about sigma_L.
+    """
+    sigmas = sigmas.tolist()
+    for sigma in data.track([s for s in sigmas for _ in range(n_steps)], "Langevin, steps"):
+        alpha_i = step * (sigma / sigmas[-1]) ** 2
+        z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        x = x + alpha_i / 2 * score(x, x.new_full((len(x),), sigma)) + alpha_i ** 0.5 * z
+    return x
+
+
+# ---- a DDPM is a noise conditional score network ----
+
+def ve_sigmas(ddpm):
+    """Return sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t), (T + 1,): those of `ve_score`."""
+    return (ddpm.one_minus_alpha_bar / ddpm.alpha_bar).sqrt()
+
+
+def ve_times(ddpm, sigma):
+    """Return the t in 1..T whose sigma_t is nearest, (B,) int64, to each sigma, (B,)."""
+    return (ve_sigmas(ddpm)[1:] - sigma[:, None]).abs().argmin(1) + 1
+
+
+def ve_score(ddpm, model):
+    """Make a noise conditional score of eps_theta, with nothing to train.
+
+    Eq. 4 of Ho et al. 2020 shrinks the image as it adds noise.  Undo that, and
+
+        x = x_t / sqrt(alpha_bar_t) = x_0 + sigma_t eps,   sigma_t^2 = 1 / alpha_bar_t - 1
+
+    has the noise of NCSN.  Then log q_sigma(x) = log q(x_t) + a constant, and by the chain rule
+
+        grad log q_sigma(x) = sqrt(alpha_bar_t) grad log q(x_t) = -eps_theta(x_t, t) / sigma_t
+
+    Returns:
+        score(x, sigma) for sigma among the sigma_t, as `annealed_langevin` takes it.
+    """
+    def score(x, sigma):
+        t = ve_times(ddpm, sigma)
+        root = at(ddpm.alpha_bar, t, x).sqrt()
+        return root * score_from_eps(ddpm, model(root * x, t), t)
+    return score
+
+
+# ---- the plane, where the score is known ----
+
+class ScoreNetwork(nn.Module):
+    """s_theta(x, sigma): appendix B.1's network, told sigma; scaled as scores are (sec. 4.2)."""
+
+    def __init__(self, width=128):
+        super().__init__()
+        self.f = nn.Sequential(nn.Linear(3, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(),
+                               nn.Linear(width, 2))
+
+    def forward(self, x, sigma):
+        sigma = sigma[:, None]
+        return self.f(torch.cat([x / sigma, sigma.log()], dim=1)) / sigma
+
+
+def fit(loss, sigmas, generator):
+    """Train a ScoreNetwork on the plane by `dsm_loss` or `sliced_loss`."""
+    model = ScoreNetwork()
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, FIT_STEPS)
+    for _ in data.track(range(FIT_STEPS), f"{loss.__name__}, steps"):
+        optimizer.zero_grad()
+        loss(model, PLANE.draw(128, generator)[0], sigmas, generator).backward()
+        optimizer.step()
+        scheduler.step()
+    return model.requires_grad_(False)
+
+
+def exact(x, sigma):
+    """Return grad log q_sigma(x) of the plane: that of the chain with a = 1, b = sigma^2."""
+    return PLANE.score(x, 1, sigma ** 2).to(x.dtype)
+
+
+def relative_error(model, sigmas, generator):
+    """Return E || s_theta - s ||^2 / E || s ||^2 over x ~ q_sigma, sigma one of sigmas: a float."""
+    i, _, x = perturb(PLANE.draw(20_000, generator)[0], sigmas, generator)
+    s = exact(x, sigmas[i])
+    return (((model(x, sigmas[i]) - s) ** 2).sum() / (s ** 2).sum()).item()
+
+
+def plane(seed):
+    """Learn the score in two ways and sample in two; return {title: panel} and the finding."""
+    torch.manual_seed(seed)                                      # the initial weights
+    generator = torch.Generator().manual_seed(seed)
+    sigmas = geometric(**PLANE_LEVELS)
+    last = sigmas[-1:]
+    learned, sliced = (fit(loss, sigmas, generator) for loss in (dsm_loss, sliced_loss))
+    error, other = (relative_error(model, last, generator) for model in (learned, sliced))
+    x = 16 * torch.rand(4000, 2, generator=generator) - 8        # appendix B.1
+    alone = annealed_langevin(exact, x, last, len(sigmas) * PLANE_STEPS, PLANE_STEP, generator)
+    annealed = annealed_langevin(learned, x, sigmas, PLANE_STEPS, PLANE_STEP, generator)
+    shares = [(points.sum(1) < 0).float().mean().item() for points in (alone, annealed)]
+    return {f"the score at sigma = {last.item():g}": exact,
+            f"learned by denoising, squared error {error:.1%}": learned,
+            f"Langevin, exact score\n{shares[0]:.0%} in the mode of 20%": alone,
+            f"annealed, learned score\n{shares[1]:.0%} in the mode of 20%": annealed}, (
+        f"the score at sigma = {last.item():g} is learned to a relative squared error of "
+        f"{error:.2%} by denoising, {other:.2%} by slices; Langevin dynamics puts {shares[0]:.1%} "
+        f"of its points into the mode that has 20.0% of the data, annealed {shares[1]:.1%}")
+
+
+# ---- images ----
+
+def images(config, ddpm, model, n, n_steps, seed):
+    """Sample from one network in three ways; return {title: (n, C, H, W)}."""
+    device, C, H = ddpm.beta.device, config["image_channels"], config["image_size"]
+    generator = torch.Generator(device).manual_seed(seed)
+    sigmas = ve_sigmas(ddpm)[ve_times(ddpm, geometric(**IMAGE_LEVELS).to(device)).unique().flip(0)]
+    x = 2 * torch.rand(n, C, H, H, generator=generator, device=device) - 1
+
+    def langevin(sigmas, n_steps):
+        step = IMAGE_STEP * sigmas[-1].item() ** 2
+        return torch.cat([annealed_langevin(ve_score(ddpm, model), part, sigmas, n_steps, step,
+                                            generator) for part in x.split(batch_size(H))])
+
+    total, float32 = len(sigmas) * n_steps, {**config, "precision": "float32"}
+    return {f"Langevin at sigma = {sigmas[-1]:.2g}, {total} steps": langevin(sigmas[-1:], total),
+            f"annealed from {sigmas[0]:.2g}, {total} steps": langevin(sigmas, n_steps),
+            f"Algorithm 2 of DDPM, {ddpm.T} steps": torch.cat(
+                [x_0 for _, x_0 in batches(ddpm, model, float32, n, seed)])}
+
+
+# ---- the program ----
+
+def draw_plane(axes, what):
+    """Draw a score, or points, over the density of the data with the smallest noise."""
+    line, sigma = torch.linspace(-9, 9, 91), float(PLANE_LEVELS["sigma_L"])
+    x = torch.cartesian_prod(line, line)                         # the first coordinate varies last
+    axes.contourf(line, line, PLANE.log_density(x, 1, sigma ** 2).exp().reshape(91, 91).T,
+                  cmap="Oranges")
+    if callable(what):
+        x = x.reshape(91, 91, 2)[3::7, 3::7].flatten(0, 1)
+        axes.quiver(*x.T, *what(x, torch.full((len(x),), sigma)).T, scale=100, width=0.006)
+    else:
+        axes.plot(*what[:1000].T, ".", markersize=2)
+    axes.set(xlim=(-9, 9), ylim=(-9, 9), aspect="equal", xticks=(-5, 5), yticks=(-5, 5))
+
+
+def draw_figure(panels, grids):
+    """Draw the panels of `plane` above those of `images`."""
+    figure = Figure(figsize=(12, 7.5), layout="constrained")
+    above, below = figure.subfigures(2, 1)
+    for axes, (title, what) in zip(above.subplots(1, len(panels)), panels.items(), strict=True):
+        draw_plane(axes, what)
+        axes.set_title(title, fontsize=9)
+    for axes, (title, x) in zip(below.subplots(1, len(grids)), grids.items(), strict=True):
+        axes.imshow(grid(x), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set_title(title, fontsize=9)
+        axes.set_axis_off()
+    return figure
+
+
+def main(argv=None):
+    parser = arguments(__doc__)
+    parser.add_argument("--n", type=integer(1), default=36, help="number of images (36)")
+    parser.add_argument("--steps", type=integer(1), default=20,
+                        help="Langevin steps at each noise level of images (20; the paper's: 100)")
+    parser.add_argument("--out", type=file_name(".png"), default="ncsn.png",
+                        help="the figure, a PNG (ncsn.png)")
+    args = parser.parse_args(argv)
+    with one_line_errors("ncsn.py"):
+        run(args)
+
+
+def run(args):
+    device, checkpoint = pick_device(args.device), args.checkpoint or newest_checkpoint()
+    config, ddpm, model = load(checkpoint, device)
+    check_writable(args.out)
+    print(f"{args.n} images of {checkpoint}, T = {ddpm.T}, on {device}")
+    panels, finding = plane(args.seed)
+    grids = images(config, ddpm, model, args.n, args.steps, args.seed)
+    save_figure(draw_figure(panels, grids), args.out)
+    print(f"{finding}\nwrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The comparison of samplers: equal noise, counted evaluations, distances in closed form."""
+import pytest
+import torch
+from PIL import Image
+from test_ddpm import STRONG, gaussian, strong
+from test_train import refused
+
+from papers import compare
+from papers.compare import Counted, by_adaptive, frechet, measure
+
+
+def test_the_frechet_distance_of_gaussians_is_that_of_the_formula():
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(50_000, 3, generator=g, dtype=torch.float64)
+    z = (z - z.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(z.T.cov())).T   # exactly N(0, I)
+    scale, shift = torch.tensor([1.0, 2.0, 0.5]), torch.tensor([0.0, 3.0, -1.0])
+    expected = shift.square().sum().item() + (scale - 1).square().sum().item()
+    assert frechet(z, z * scale + shift) == pytest.approx(expected)
+    assert frechet(z * scale + shift, z) == pytest.approx(expected)
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=g, dtype=torch.float64))[0]
+    assert frechet(z * scale @ turn, (z * scale + shift) @ turn) == pytest.approx(10.0)
+    assert frechet(z, z) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", compare.SAMPLERS)
+def test_a_sampler_stays_within_its_budget_and_its_noise_is_that_of_the_seed(name):
+    sampler, settings = compare.SAMPLERS[name]
+    ddpm, model = strong(), gaussian(0.2, 0.4, STRONG)
+    whole = Counted(lambda x_t, t: model(x_t, t.round().long().clamp(1, 8)))     # of an SDE, too
+    x_T = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    setting = 0.1 if sampler is by_adaptive else 8
+    if "PNDM" in name or "Langevin" in name:
+        setting = 21                                 # four times cost 13; ten levels a step each
+    calls, x_0 = measure(name, sampler, setting, ddpm, whole, x_T, 7)
+    assert x_0.shape == x_T.shape and x_0.abs().max() <= 1 and x_0.isfinite().all()
+    assert 1 < calls == whole.calls and (sampler is by_adaptive or calls <= setting)
+    assert torch.equal(measure(name, sampler, setting, ddpm, whole, x_T, 7)[1], x_0)
+    random = "DDIM, eta = 0" != name and "ODE" not in name and name != "PNDM"
+    other = measure(name, sampler, setting, ddpm, whole, x_T, 8)[1]
+    assert torch.equal(other, x_0) != random
+
+
+def test_it_draws_a_figure_and_prints_a_table(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(compare, "BUDGETS", (4,))
+    monkeypatch.setattr(compare, "SAMPLERS", {
+        "Algorithm 2": (compare.ancestral, [2, 4]), "DDIM, eta = 0": (compare.by_ddim(0.0), [4]),
+        "ODE, adaptive": (by_adaptive, compare.TOLERANCES)})
+    monkeypatch.setattr(compare, "TOLERANCES", compare.TOLERANCES)
+    path, _ = trained
+    compare.main(["--checkpoint", str(path), "--n", "8", "--out", str(tmp_path / "c.png"),
+                  "--device", "cpu"])
+    said = capsys.readouterr().out
+    assert "as many real digits" in said and "the fewest evaluations within a tenth" in said
+    assert said.count("Algorithm 2 ") >= 3 and "wrote" in said
+    assert Image.open(tmp_path / "c.png").size[0] > 800
+
+
+def test_wrong_arguments_end_in_one_line(trained, tmp_path, capsys, monkeypatch):
+    path, _ = trained
+    refused(capsys, ["--checkpoint", path, "--out", "c.txt"], ".png", main=compare.main)
+    refused(capsys, ["--checkpoint", path, "--learned", path, "--out", tmp_path / "c.png"],
+            "learned variance", main=compare.main)
+    refused(capsys, ["--n", "1"], "must be in 2", main=compare.main)
+    config = {"data": "cifar10", "image_size": 8}
+    monkeypatch.setattr(compare, "load", lambda *_: (config, strong(), None))
+    refused(capsys, ["--out", tmp_path / "c.png"], "rendered digits only", main=compare.main)
