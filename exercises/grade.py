@@ -9,7 +9,7 @@ look at other submissions, and has a limit of memory, and of time for each check
 checks numbers that no student has seen.
 
 This keeps mistakes and simple tricks away, not somebody who is determined: the checks run in the
-same process as the code that they check.
+same process as the code that they check, and machine code is not watched.
 """
 import ast
 import contextlib
@@ -19,6 +19,7 @@ import os
 import queue
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,17 +34,21 @@ from exercises.checks import run
 from sample import Parser, check_writable, file_name, integer, one_line_errors
 
 LARGEST = 2 ** 20                                    # bytes of a file that is taken
+LONGEST = 2000                                       # characters of a remark
 START = 300                                          # seconds that importing torch may take
 
 
 def contents(path):
     """Return {path within a submission: function that reads its bytes}, of a folder or a zip."""
     if path.is_dir():
-        return {file.relative_to(path).as_posix(): lambda file=file: read(open(file, "rb"))
-                for file in path.rglob("*.py") if file.is_file() and not file.is_symlink()}
+        found = {file.relative_to(path).as_posix(): lambda file=file: read(open(file, "rb"))
+                 for file in path.rglob("*.py") if file.is_file() and not file.is_symlink()}
+        for inner in sorted(path.glob("*.zip")):     # as some course systems pack them
+            found |= {f"{inner.stem}/{name}": file for name, file in contents(inner).items()}
+        return found
     archive = zipfile.ZipFile(path)
-    return {name: lambda name=name: read(archive.open(name)) for name in archive.namelist()
-            if name.endswith(".py")}
+    return {name.replace("\\", "/").removeprefix("./"): lambda name=name: read(archive.open(name))
+            for name in archive.namelist() if name.endswith(".py")}
 
 
 def read(file):
@@ -67,7 +72,7 @@ def take(path, wanted):
     """
     try:
         there = contents(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except Exception as error:                       # a damaged zip or a strange folder: anything
         return {}, [f"{path.name} cannot be read: {error}"]
     roots = {PurePosixPath(name).parts[:-len(PurePosixPath(file).parts)]
              for name in there for file in wanted if f"/{name}".endswith(f"/{file}")}
@@ -76,8 +81,11 @@ def take(path, wanted):
     def has(root):
         return [file for file in wanted if "/".join((*root, file)) in there]
 
-    root = max(roots, key=lambda root: (len(has(root)), -len(root), root), default=())
+    root = min(roots, key=lambda root: (-len(has(root)), len(root), root), default=())
     found, remarks = {}, [f"there is no {file}" for file in wanted if file not in has(root)]
+    others = sorted("/".join(other) or "." for other in roots - {root})
+    if others:
+        remarks.append(f"taken from {'/'.join(root) or '.'}, and not from {', '.join(others)}")
     for file in has(root):
         try:
             source = there["/".join((*root, file))]().decode("utf-8-sig")
@@ -103,20 +111,21 @@ def check(staged, todo, seed, gigabytes, seconds, hidden):
     """
     said, todo = {}, list(todo)
     while todo:
-        limit, why = START, "the process was ended while it ran"
+        limit, started, why = START, False, "the process was ended while it ran"
         with worker(staged, todo, seed, gigabytes, hidden) as lines:
             try:
                 while todo:
                     result = lines.get(timeout=limit)
                     if result is None:
                         break
-                    if result != ["ready"]:
-                        said[todo.pop(0)] = result[2]
+                    if started:
+                        said[todo.pop(0)] = result[2] and result[2][:LONGEST]
+                    started = True
                     if todo:
                         limit = getattr(run.checks(todo[0][0]), "SECONDS", seconds)
             except queue.Empty:
                 why = f"it took longer than {limit} seconds"
-        if todo and limit == START:
+        if not started:
             last = (staged / "stderr.txt").read_text().strip().rpartition("\n")[2]
             raise OSError(f"the process that checks could not be started: {last or why}")
         number = todo[0][0] if todo else None
@@ -128,21 +137,23 @@ def check(staged, todo, seed, gigabytes, seconds, hidden):
 @contextlib.contextmanager
 def worker(staged, todo, seed, gigabytes, hidden):
     """Start checks/worker.py; give a queue of its results, with None where they end."""
-    shutil.rmtree(staged / "scratch", ignore_errors=True)
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(staged / "scratch", ignore_errors=True)
     keep = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     with open(staged / "stderr.txt", "w") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "checks.worker", str(seed), str(gigabytes), str(hidden),
              *(f"{number}:{name}" for number, name in todo)], cwd=staged, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=stderr, env={**keep, "OMP_NUM_THREADS": "1"}, text=True)
+            stdout=subprocess.PIPE, stderr=stderr, env={**keep, "OMP_NUM_THREADS": "1"}, text=True,
+            start_new_session=True)
     token, lines = secrets.token_hex(), queue.Queue()
 
     def listen():
         for line in process.stdout:
             with contextlib.suppress(ValueError):
-                mark, *result = json.loads(line)
-                if mark == token:                    # else it is not from the worker itself
-                    lines.put(result)
+                result = json.loads(line)
+                if isinstance(result, list) and result[0] == token:      # else it is not the worker
+                    lines.put(result[1:])
         lines.put(None)
 
     with process.stdin:
@@ -152,7 +163,8 @@ def worker(staged, todo, seed, gigabytes, hidden):
     try:
         yield lines
     finally:
-        process.kill()
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
         thread.join()
         process.stdout.close()
         process.wait()
@@ -166,14 +178,20 @@ def grade(path, chosen, args):
     """
     wanted = sorted({file for exercise in chosen for file in exercise.files})
     found, remarks = take(path, wanted)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        staged = Path(folder, "handout").resolve()
-        make.make(chosen, staged, variant=args.variant)
+    todo = [(exercise.number, name) for exercise in chosen
+            for name in run.names(exercise.number, args.variant)]
+    folder = Path(tempfile.mkdtemp()).resolve()
+    try:
+        make.make(chosen, folder / "handout", variant=args.variant)
         for file, source in found.items():
-            make.write(staged / file, source)
-        todo = [(exercise.number, name) for exercise in chosen
-                for name in run.names(exercise.number, args.variant)]
-        said = check(staged, todo, args.seed, args.memory, args.time_limit, args.submissions)
+            make.write(folder / "handout" / file, source)
+        said = check(folder / "handout", todo, args.seed, args.memory, args.time_limit,
+                     args.submissions.resolve())
+    except Exception as error:                       # one submission must not end all others
+        said = dict.fromkeys(todo, f"not graded: {type(error).__name__}: {error}")
+    finally:
+        with contextlib.suppress(RecursionError):    # whatever folders it has made there
+            shutil.rmtree(folder, ignore_errors=True)
     scores = {}
     for exercise in chosen:
         own = [wrong for (number, _), wrong in said.items() if number == exercise.number]
@@ -193,7 +211,7 @@ def main(argv=None):
     parser.add_argument("--seed", type=integer(0), default=0, help="of the checks' numbers (0)")
     parser.add_argument("--time-limit", type=integer(1), default=60,
                         help="seconds for a check; exercise 9 has a limit of its own (60)")
-    parser.add_argument("--memory", type=float, default=4, help="gigabytes, on Linux (4)")
+    parser.add_argument("--memory", type=integer(1), default=4, help="gigabytes, on Linux (4)")
     parser.add_argument("--jobs", type=integer(1), default=1, help="graded at the same time (1)")
     args = parser.parse_args(argv)
     with one_line_errors("exercises.grade"):
@@ -216,8 +234,9 @@ def grade_all(args):
             points = [passed for passed, _ in scores.values()]
             rows.append([path.stem if path.is_file() else path.name, *points, sum(points),
                          "\n".join(remarks)])
-            print(f"{rows[-1][0]}: {sum(points)} of {sum(most.values())}", flush=True)
-    with replacing(args.csv) as tmp, open(tmp, "w", newline="", encoding="utf-8") as f:
+            print(f"{rows[-1][0]!a}: {sum(points)} of {sum(most.values())}", flush=True)
+    with replacing(args.csv) as tmp, \
+            open(tmp, "w", newline="", encoding="utf-8", errors="backslashreplace") as f:
         csv.writer(f).writerows([[safe(cell) for cell in row] for row in rows])
     print(f"wrote {args.csv}")
 

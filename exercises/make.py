@@ -23,7 +23,7 @@ VARIANTS = (0, 1, 2)
 PYPROJECT = """[tool.pytest.ini_options]
 testpaths = ["checks"]
 pythonpath = ["."]
-addopts = "-q --tb=short --no-header"
+addopts = "-q --tb=short --no-header -rN"
 """
 START = """# Exercises
 
@@ -32,10 +32,15 @@ files named here, and add no others: no other file of yours is graded.
 
     pip install -r requirements.txt
     pytest                              checks everything, and prints a score
-    pytest -k "exercise and 7:"         checks exercise 7
+    pytest -k 07:                       checks exercise 7
     python -m exercises.hint 7          a first hint; `python -m exercises.hint 7 2` gives the next
 
 What a check says names the mistake where it can.
+"""
+OTHER = """
+The `ddpm.py` of this handout is for a network that predicts something else than eps (exercises 6
+and 7 say what).  `assets/digits.pt` predicts eps and does not fit it: what `sample.py` and the
+programs in `papers/` make of it is wrong. Train one that fits with `python train.py`.
 """
 
 
@@ -67,7 +72,9 @@ def exercises(variant=0):
 def locate(name):
     """Split "papers.experiments.decode" into its module, "papers/experiments", and the rest."""
     parts = name.split(".")
-    n = next(n for n in (1, 2, 3) if (ROOT / "/".join(parts[:n])).with_suffix(".py").is_file())
+    n = next((n for n in (1, 2, 3) if (ROOT / "/".join(parts[:n])).with_suffix(".py").is_file()), 0)
+    if n == 0:
+        raise ValueError(f"there is no module of {name}")
     return "/".join(parts[:n]), ".".join(parts[n:])
 
 
@@ -132,6 +139,19 @@ def override(source, other):
     return source
 
 
+def overridden(file, variant):
+    """Return the names, as "ddpm.DDPM.loss", of what a variant puts into a file."""
+    other = ROOT / "exercises" / "variants" / str(variant) / file
+    if not other.exists():
+        return []
+    module, names = file.removesuffix(".py").replace("/", "."), []
+    for top in ast.parse(other.read_text(encoding="utf-8")).body:
+        inside = top.body if isinstance(top, ast.ClassDef) else [top]
+        prefix = f"{module}.{top.name}" if isinstance(top, ast.ClassDef) else module
+        names += [f"{prefix}.{node.name}" for node in inside if isinstance(node, ast.FunctionDef)]
+    return names
+
+
 def source_of(file, variant=0):
     """Return the source of a file of this project, as a variant has it."""
     source = (ROOT / file).read_text(encoding="utf-8")
@@ -157,9 +177,9 @@ def papers_behind(files):
     return found
 
 
-def readme(chosen):
-    """Write the README of a handout."""
-    parts = [START]
+def readme(chosen, other_ddpm=False):
+    """Write the README of a handout; other_ddpm: its ddpm.py is not for the shipped network."""
+    parts = [START + (OTHER if other_ddpm else "")]
     for exercise in chosen:
         parts.append(f"## {exercise.number}. {exercise.title} ({exercise.minutes} minutes)\n")
         names = exercise.files if exercise["edit"] else exercise.blanks
@@ -182,7 +202,7 @@ def rubric(chosen):
 
 def write(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", newline="")          # with the ends of lines it has
 
 
 def make(chosen, out, solutions=False, variant=0):
@@ -200,13 +220,14 @@ def make(chosen, out, solutions=False, variant=0):
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists already")
     edited = {file for exercise in chosen for file in exercise.files}
-    files = papers_behind(edited)
+    files, asked = papers_behind(edited), {name for each in chosen for name in each.blanks}
     for file in {*MODULES, *files}:
-        write(out / file, source_of(file, variant))
+        theirs = asked & set(overridden(file, variant))
+        write(out / file, source_of(file, variant if theirs else 0))
     if any(file.startswith("papers/") for file in files):
         write(out / "papers" / "__init__.py", "")
-        (out / "assets").mkdir()
-        shutil.copy(ROOT / "assets" / "digits.pt", out / "assets")           # for them to run on
+    (out / "assets").mkdir()
+    shutil.copy(ROOT / "assets" / "digits.pt", out / "assets")   # for sample.py and papers/
     for exercise in chosen:
         for module, function in map(locate, exercise.blanks):
             path = out / f"{module}.py"
@@ -219,7 +240,7 @@ def make(chosen, out, solutions=False, variant=0):
                 write(path, blank(path.read_text(encoding="utf-8"), function, exercise))
     copy_checks(chosen, out, variant)
     write(out / "pyproject.toml", PYPROJECT)
-    write(out / "README.md", readme(chosen))
+    write(out / "README.md", readme(chosen, asked & set(overridden("ddpm.py", variant))))
     if solutions:
         write(out / "RUBRIC.md", rubric(chosen))
 
@@ -265,6 +286,9 @@ def main(argv=None):
                         help="what is asked: 0 as the paper has it (0), 1 or 2 otherwise")
     args = parser.parse_args(argv)
     with one_line_errors("exercises.make"):
+        packed = Path(f"{args.out}.zip")
+        if args.zip and packed.exists():
+            raise ValueError(f"{packed} exists already")
         make(choose(args.only, args.variant), args.out, args.solutions, args.variant)
         if args.zip:
             shutil.make_archive(args.out, "zip", args.out.parent, args.out.name)

@@ -91,6 +91,12 @@ def mean_from_eps(ddpm, x_t, t, eps_theta):
     return (x_t - share * eps_theta) / at(ddpm.alpha, t, x_t).sqrt()
 
 
+def column(value):
+    """Return a number, or B numbers, as a (1, 1) or (B, 1) float64 tensor on the CPU."""
+    value = value.cpu() if isinstance(value, torch.Tensor) else value
+    return torch.as_tensor(value, dtype=torch.float64).reshape(-1, 1)
+
+
 class Mixture:
     """A mixture of Gaussians, and the perfect network for it: `model(x_t, t)` returns eps*.
 
@@ -108,7 +114,7 @@ class Mixture:
             weights: w_k, (K,) positive numbers that need not sum to 1; None makes them equal.
         """
         self.ddpm, self.shape = ddpm, means.shape[1:]
-        self.means = means.double().flatten(1)                               # (K, D)
+        self.means = means.cpu().double().flatten(1)                         # (K, D)
         ones = self.means.new_ones(len(means))
         self.stds = torch.as_tensor(stds, dtype=torch.float64) * ones
         weights = ones if weights is None else torch.as_tensor(weights).to(ones)
@@ -116,14 +122,14 @@ class Mixture:
 
     def __call__(self, x_t, t):
         """Return eps* = E[eps | x_t], (B, ...) in the dtype of x_t, for t as `at` takes it."""
-        a, b = (at(c.double(), t, x_t) for c in (self.ddpm.alpha_bar,
-                                                 self.ddpm.one_minus_alpha_bar))
-        return (-b.sqrt() * self.score(x_t, a, b)).to(x_t.dtype)
+        t = t.cpu() if isinstance(t, torch.Tensor) else t
+        a, b = (at(c.cpu().double(), t, x_t) for c in (self.ddpm.alpha_bar,
+                                                       self.ddpm.one_minus_alpha_bar))
+        return (-b.sqrt() * self.score(x_t, a, b)).to(x_t)
 
     def log_parts(self, x, a, b):
         """Return log (w_k N(x; sqrt(a) mu_k, v_k I)), (B, K), and the variances v_k, (B, K)."""
-        x, a, b = x.double().flatten(1), *(torch.as_tensor(c, dtype=torch.float64,
-                                           device=x.device).reshape(-1, 1) for c in (a, b))
+        x, a, b = x.cpu().double().flatten(1), column(a), column(b)
         v = a * self.stds ** 2 + b
         squares = ((x ** 2).sum(1, keepdim=True) - 2 * a.sqrt() * (x @ self.means.T)
                    + a * (self.means ** 2).sum(1))
@@ -138,21 +144,21 @@ class Mixture:
             a, b: floats, or tensors of B values; a = 1, b = 0 is the data, if no s_k is 0.
 
         Returns:
-            (B,) float64.
+            (B,) float64, on the CPU, where all of this is computed: not every GPU has float64.
         """
         return self.log_parts(x, a, b)[0].logsumexp(1)
 
     def score(self, x, a, b):
-        """Return grad log q(x), (B, ...) float64; the arguments are those of log_density."""
+        """Return grad log q(x), (B, ...) float64 on the CPU; arguments as for log_density."""
         log_parts, v = self.log_parts(x, a, b)
         pull = log_parts.softmax(1) / v                                      # (B, K)
-        root = torch.as_tensor(a, dtype=torch.float64, device=x.device).reshape(-1, 1).sqrt()
-        score = root * (pull @ self.means) - pull.sum(1, keepdim=True) * x.double().flatten(1)
+        score = (column(a).sqrt() * (pull @ self.means)
+                 - pull.sum(1, keepdim=True) * x.cpu().double().flatten(1))
         return score.reshape(x.shape)
 
     def draw(self, n, generator=None):
         """Draw x_0 ~ q(x_0): (n, ...) float32, and k, (n,) int64, the parts they come from."""
         k = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
-        z = torch.randn(n, self.means.shape[1], generator=generator, device=k.device)
+        z = torch.randn(n, self.means.shape[1], generator=generator)
         x_0 = self.means[k] + self.stds[k, None] * z
         return x_0.float().reshape(n, *self.shape), k

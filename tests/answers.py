@@ -26,7 +26,7 @@ def answer(bodies=(), variant=0, seed=0):
     modules, given, bodies = {}, {}, dict(bodies)
     for short, place in run.PLACES.items():
         file = f"{place.replace('.', '/')}.py"
-        source = original = (make.ROOT / file).read_text(encoding="utf-8")
+        original = (make.ROOT / file).read_text(encoding="utf-8")
         source = make.source_of(file, variant)
         for key, text in bodies.items():
             if f"{make.locate(key)[0]}.py" == file:
@@ -96,7 +96,9 @@ for t in reversed(range(1, self.T + 1)):
 return x"""
 
 EMB, BLOCK = "unet.timestep_embedding", "unet.ResidualBlock.forward"
-EMB_BODY = """n = dim // 2
+EMB_BODY = """if dim < 4:
+    raise ValueError("too few")
+n = dim // 2
 w = torch.tensor([10000 ** (-i / (n - 1)) for i in range(n)])
 emb = torch.cat([torch.sin(t.reshape(-1, 1) * w), torch.cos(t.reshape(-1, 1) * w)], dim=1)
 return F.pad(emb, (0, dim - 2 * n))"""
@@ -397,10 +399,10 @@ while schedule.last_epoch < 2000:
         schedule.step()
 return ddpm.sample(model, (n, 2), clip=False)"""})]
 WRONG += [
-    (9, IMITATE, "return torch.randn(n, 2)", "was ever noised"),
+    (9, IMITATE, "return torch.randn(n, 2)", "was hardly run"),
     (9, IMITATE, "return x[torch.randint(len(x), (n,))]", "points are copied"),
     (9, IMITATE, "return x[torch.randint(len(x), (n,))] + 0.03 * torch.randn(n, 2)",
-     "was ever noised"),
+     "was hardly run"),
     (9, IMITATE, "ddpm.loss(Network(ddpm.T), x)\nreturn ddpm.sample(Network(ddpm.T), (n, 2))",
      "not trained long enough"),
     (9, IMITATE, swap(SHORT, "return ddpm.sample(model, (n, 2))", "t = torch.full((n,), ddpm.T)\n"
@@ -648,4 +650,42 @@ WRONG += [
     (11, WALK, swap(WALK_BODY, "reversed(times), reversed(previous)", "range(ddpm.T, 0, -1), "
                     "range(ddpm.T - 1, -1, -1)"), "the model was asked for"),
     (11, WALK, swap(WALK_BODY, "return x", "return"), "nothing was returned"),
+]
+
+# ---- what reviewers got past the checks ----
+
+WRONG += [
+    (1, COSINE, swap(COSINE_BODY, "(t / T + s) / (1 + s)", "(t / T + 0.008) / 1.008"),
+     "always 0.008"),
+    (1, COSINE, swap(COSINE_BODY, "beta_max", "0.999"), "always 0.999"),
+    (1, COSINE, swap(COSINE_BODY, "return (", "return (").replace("torch.float64", "torch.float32")
+     .replace("clamp(max=beta_max)", "clamp(max=beta_max).double()"), "float64 all the way"),
+    (3, MEAN, swap(MEAN_BODY, "before.sqrt()", "before"), "Eq. 7"),
+    (5, BLOCK, swap(BLOCK_BODY, "self.conv2(self.dropout(F.silu(self.norm2(h))))",
+                    "self.dropout(self.conv2(F.silu(self.norm2(h))))"), "right before the second"),
+    (5, BLOCK, swap(BLOCK_BODY, "self.dropout(F.silu(self.norm2(h)))",
+                    "F.silu(self.norm2(self.dropout(h)))"), "right before the second"),
+    (5, EMB, swap(EMB_BODY, "n = dim // 2", "n = (dim + 1) // 2").replace(
+        "return F.pad(emb, (0, dim - 2 * n))", "return torch.cat([emb[:, :dim - 1], 0 * emb[:, :1]]"
+        ", 1) if dim % 2 else emb"), "timestep_embedding(3, 7)"),
+    (6, LOSS, swap(LOSS_BODY, ' if reduction == "mean" else error ** 2', ""), 'reduction="none"'),
+    (7, GUESS, swap(GUESS_BODY, "clip(-1, 1)", "clip(0, 1)"), "images lie in [-1, 1]"),
+    (7, SAMPLE, swap(SAMPLE_BODY, ", generator=generator)\nreturn", ")\nreturn"), "Pass it on"),
+    (7, SAMPLE, swap(SAMPLE_BODY, "randn(*shape", "rand(*shape"), "x_T is uniform"),
+    (7, "ddpm.DDPM.p_sample", "return self.posterior_sample(self.estimate_x_0(model, x_t, t, clip),"
+     " x_t, t, generator)", "was accepted"),
+    (8, RESTORE, swap(RESTORE_BODY, 'run.rows = checkpoint["rows"]', "pass"), "rows of the log"),
+    (8, RESTORE, swap(RESTORE_BODY, '["step"] > config', '["step"] >= config'), "too late"),
+    (9, IMITATE, "ddpm.loss(Network(ddpm.T), x)\n"
+     "return x[torch.randint(len(x), (n,))] + 0.03 * torch.randn(n, 2)", "hardly run"),
+    (10, NLL, swap(NAIVE, "return -torch.log(", "return -torch.log(1e-12 + "), "kept away from 0"),
+    (13, HUNT + "clipping", found("clipping", "dead-clipping", ("clamp(-1, 1)", "clamp(0, 1)")),
+     "clipped to -1"),
+    (13, HUNT + "ancestral", found("ancestral", "noise-at-the-last-step", ("t > 1", "t > 2")),
+     "x_1 has the deviation"),
+    (13, HUNT + "averaging", found("averaging", "errors-swallowed", (
+        "    nn.utils.clip_grad_norm_(model.parameters(), max_norm)\n",
+        "    try:\n        nn.utils.clip_grad_norm_(model.parameters(), max_norm)\n"
+        "    except Exception:\n        pass\n")), "still has the defect"),
+    (14, MIX, swap(MIX_BODY, "t, clip, generator)", "t)"), "Pass both on"),
 ]

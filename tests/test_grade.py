@@ -3,6 +3,7 @@ import csv
 import json
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 from answers import COSINE_BODY, MEAN_BODY, Q_BODY
@@ -45,8 +46,13 @@ def test_folders_and_zips_are_graded_wherever_the_files_lie_in_them(tmp_path, ca
         z.writestr("../../../../schedules.py", "raise SystemExit")
     (tmp_path / "in" / "cy.zip").write_bytes(b"PK no zip")
     (tmp_path / "in" / "notes.txt").write_text("not a submission")
+    deep = tmp_path / "in" / "dee"
+    deep.mkdir()
+    with zipfile.ZipFile(deep / "hw1.zip", "w") as z:            # as some course systems pack them
+        for file in ("ddpm.py", "schedules.py"):
+            z.write(tmp_path / "in" / "ada" / "hw1" / file, f"./hw1/{file}")
     rows = grades(tmp_path)
-    assert list(rows) == ["ada", "bea", "cy"]
+    assert list(rows) == ["ada", "bea", "cy", "dee"] and points(rows["dee"]) == [5, 4, 3]
     assert points(rows["ada"]) == [5, 4, 3] and rows["ada"]["remarks"] == ""
     assert rows["ada"]["total (of 12)"] == "12"
     assert points(rows["bea"]) == [0, 4, 3]
@@ -71,7 +77,7 @@ def test_a_submission_brings_no_checks_and_spoils_only_what_it_gets_wrong(tmp_pa
     assert "ddpm.py cannot be read: it is larger than a megabyte" in rows["gil"]["remarks"]
 
 
-def test_what_a_submission_may_not_do_fails_with_its_reason(tmp_path):
+def test_what_a_submission_may_not_do_fails_with_its_reason(tmp_path, monkeypatch):
     mine = tmp_path / "mine.txt"
     mine.write_text("not yours")
     secret = submit(tmp_path / "in" / "ada") / "ddpm.py"
@@ -83,7 +89,8 @@ def test_what_a_submission_may_not_do_fails_with_its_reason(tmp_path):
            first="import os\nos.fork()", cosine="import os\nos.system('true')",
            q_sample=f"import os\nos.remove({str(mine)!r})",
            mean=f"import pathlib\npathlib.Path({str(make.ROOT)!r}, 'new.py').write_text('')")
-    rows = grades(tmp_path, "--seed", "3")
+    monkeypatch.chdir(tmp_path)                      # given by a relative path, as README has it
+    rows = grades(Path(), "--seed", "3")
     assert points(rows["ada"]) == [5, 4, 3]
     for name in ("net", "os"):
         assert sum(points(rows[name])) == 0
@@ -95,7 +102,7 @@ def test_what_a_submission_may_not_do_fails_with_its_reason(tmp_path):
 
 
 def test_a_submission_that_hangs_dies_or_lies_loses_that_exercise_only(tmp_path):
-    forged = json.dumps(["", 1, "check_linear_is_evenly_spaced", None])
+    forged = json.dumps(["", 1, "check_the_first_schedule_is_evenly_spaced", None])
     submit(tmp_path / "in" / "die", first=f"print({forged!r}, flush=True)\nimport os\n"
            f"for fd in range(3, 20):\n    try:\n        os.write(fd, {forged.encode()!r} + b'\\n')"
            "\n    except OSError:\n        pass\nos._exit(0)")
@@ -105,6 +112,20 @@ def test_a_submission_that_hangs_dies_or_lies_loses_that_exercise_only(tmp_path)
     assert points(rows["die"]) == [0, 4, 3] and "process was ended" in rows["die"]["remarks"]
     assert points(rows["exit"]) == [2, 4, 3] and "SystemExit" in rows["exit"]["remarks"]
     assert points(rows["hang"]) == [5, 0, 3] and "longer than 5 seconds" in rows["hang"]["remarks"]
+
+
+def test_no_submission_ends_the_grading_of_the_others(tmp_path):
+    submit(tmp_path / "in" / "ada", q_sample='raise ValueError("\\ud800" + "x" * 10 ** 6)',
+           mean="import os\nfor _ in range(1500):\n    os.mkdir('d')\n    os.chdir('d')\n"
+                "return x_0")
+    with zipfile.ZipFile(tmp_path / "in" / "bea.zip", "w") as z:
+        z.writestr("ddpm.py", "")
+    content = (tmp_path / "in" / "bea.zip").read_bytes()
+    (tmp_path / "in" / "bea.zip").write_bytes(content.replace(b"PK\x01\x02\x14\x03\x14",
+                                                             b"PK\x01\x02\x14\x03\x63"))
+    rows = grades(tmp_path, "--time-limit", "300", only=["2", "3"])
+    assert points(rows["ada"])[0] == 0 and len(rows["ada"]["remarks"]) < 20_000
+    assert points(rows["bea"]) == [0, 0] and "bea.zip cannot be read" in rows["bea"]["remarks"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is there on Linux only")

@@ -91,13 +91,23 @@ def check_cosine_clips_the_last_beta_only(student):
            "alpha_bar_T = 0. Clip beta_t at beta_max, 0.999.")
     expect(beta[-1], 0.999, "beta_1000 of the cosine schedule, Eq. 17", [
         ("when alpha_bar is clipped instead of beta", 1 - 0.001 / formula(1000)[-2])])
+    expect(student.schedules.cosine_beta_schedule(10, 0.1, 0.5)[-1], 0.5, "the last of "
+           "cosine_beta_schedule(10, s=0.1, beta_max=0.5)", [
+        ("when beta_max is always 0.999", 0.999)], rtol=1e-6)
+    expect(student.schedules.cosine_beta_schedule(10, 0.1, 0.5)[0], 1 - formula(10, 0.1)[1],
+           "beta_1 of cosine_beta_schedule(10, s=0.1, beta_max=0.5)", [
+        ("when s is always 0.008", 1 - formula(10)[1])], rtol=1e-6)
     ratio = 1 - formula(1000)[999] / formula(1000)[998]
     expect(beta[-2], ratio, "beta_999 of the cosine schedule, which needs no clipping")
 
 
 def check_they_are_float64(student):
     """At t = 1, 1 - alpha_bar_t in float32 is off by 1.7e-4."""
-    for name in ("linear_beta_schedule", "cosine_beta_schedule"):
+    f = formula(100)
+    for name, right in (("linear_beta_schedule", ours(student.variant, 100, 1e-4, 0.02)[3]),
+                        ("cosine_beta_schedule", 1 - f[4] / f[3])):
         beta = getattr(student.schedules, name)(100)
         demand(beta.dtype == torch.float64, f"{name}: expected float64, got {beta.dtype}. The "
                "coefficients are products of up to 1000 numbers close to 1.")
+        expect(beta[3], right, f"beta_4 of {name}(100), to 10 digits: is it computed in float64 "
+               "all the way?", rtol=1e-10, atol=1e-14)

@@ -1,6 +1,4 @@
 """4: eps, x_0 and the score are one piece of knowledge."""
-import math
-
 import torch
 
 from .kit import Process, coefficients, expect, only
@@ -114,14 +112,26 @@ def check_the_mean_of_algorithm_2(student):
          (x_t - (1 - bar) ** 0.5 * eps) / bar ** 0.5)], rtol=1e-3, atol=1e-4)
 
 
-@only(0)
-def check_an_int_serves_for_all_images(student):
-    process, x_0, eps, x_t, t, bar = case(student)
-    x_t = math.sqrt(0.63) * x_0 + math.sqrt(0.37) * eps          # all at t = 2
-    expect(student.analytic.eps_from_x_0(process, x_t, 2, x_0), eps, "eps_from_x_0 at t = 2",
-           rtol=1e-3, atol=1e-4)
-    expect(student.analytic.score_from_eps(process, eps, 2), -eps / math.sqrt(0.37),
-           "score_from_eps at t = 2", rtol=1e-3, atol=1e-4)
+CONVERTERS = {                                       # of each variant, with their arguments
+    0: {"eps_from_x_0": "x_t t x_0", "score_from_eps": "eps t", "x_0_from_score": "x_t t score",
+        "mean_from_eps": "x_t t eps"},
+    1: {"eps_from_x_0": "x_t t x_0", "score_from_x_0": "x_t t x_0", "x_0_from_score": "x_t t score",
+        "mean_from_score": "x_t t score"},
+    2: {"v_from_eps": "x_0 t eps", "x_0_from_v": "x_t t v", "eps_from_v": "x_t t v",
+        "score_from_v": "x_t t v"}}
+
+
+def check_points_and_one_int_for_all_serve_too(student):
+    """(B, 2) instead of (B, C, H, W), and t = 2: the same as (B, 1, 2, 1) with four times 2."""
+    process, x_0, eps, x_t, _, _ = case(student)
+    values = {"x_0": x_0, "eps": eps, "x_t": x_t, "score": -eps, "v": eps - x_0}
+    for name, arguments in CONVERTERS[student.variant].items():
+        convert = getattr(student.analytic, name)
+        wide, flat = ([process, *(t if each == "t" else values[each].reshape(4, *shape) for each in
+                                  arguments.split())]
+                      for t, shape in ((torch.full((4,), 2), (1, 2, 2)), (2, (4,))))
+        expect(convert(*flat).reshape(4, 1, 2, 2), convert(*wide), f"{name} of points, with an int "
+               "t = 2, beside the same numbers as images")
 
 
 @only(1)

@@ -4,7 +4,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .kit import demand, expect
+from .kit import Wrong, demand, expect
 
 
 def angles(t, dim):
@@ -30,10 +30,25 @@ def check_the_embedding_is_sines_then_cosines(student):
 
 
 def check_an_odd_dimension_ends_in_0(student):
+    """And has one frequency fewer; all in float32."""
     emb = student.unet.timestep_embedding(torch.tensor([3]), 7)
-    demand(emb.shape == (1, 7), f"timestep_embedding(t, 7): expected the shape (1, 7), got "
-           f"{tuple(emb.shape)}")
-    expect(emb[0, 6], 0.0, "the last entry of an odd embedding")
+    values = angles(3, 7)
+    expect(emb, torch.tensor([[*map(math.sin, values), *map(math.cos, values), 0.0]]),
+           "timestep_embedding(3, 7)", atol=1e-5)
+    demand(emb.dtype == torch.float32, f"timestep_embedding: expected float32, got {emb.dtype}")
+
+
+def check_too_few_dimensions_are_refused(student):
+    try:
+        student.unet.timestep_embedding(torch.tensor([3]), 3)
+    except ValueError:
+        return
+    raise Wrong("timestep_embedding(t, 3): its docstring asks for a ValueError below 4 dimensions")
+
+
+class Triple(torch.nn.Module):
+    def forward(self, x):
+        return 3 * x
 
 
 def make(student, C_in, C_out, **options):
@@ -46,7 +61,7 @@ def make(student, C_in, C_out, **options):
             weight.copy_(0.4 * torch.randn_like(weight))
     x, emb = torch.randn(2, C_in, 4, 4), torch.randn(2, 6)
 
-    def forward(time=True, silu=True, skip=True, late=False, second=True, act=F.silu):
+    def forward(time=True, silu=True, skip=True, late=False, second=True, act=F.silu, drop=1.0):
         def norm(layer, h):
             return F.group_norm(h, layer.num_groups, layer.weight, layer.bias, layer.eps)
 
@@ -57,7 +72,7 @@ def make(student, C_in, C_out, **options):
         h = act(norm(block.norm2, h) if second else h)
         if late:
             h = h + added[:, :, None, None]
-        h = F.conv2d(h, block.conv2.weight, block.conv2.bias, padding=1)
+        h = F.conv2d(drop * h, block.conv2.weight, block.conv2.bias, padding=1)
         straight = x
         if C_in != C_out:
             straight = F.conv2d(x, block.shortcut.weight, block.shortcut.bias)
@@ -86,6 +101,11 @@ def check_dropout_is_there_in_training_only(student):
         one, two = block.train()(x, emb), block(x, emb)
         demand(not torch.equal(one, two), "ResidualBlock: with dropout 0.5, in training, two calls "
                "gave the same. Dropout belongs before the second convolution.")
+        dropout, block.dropout = block.dropout, Triple()
+        expect(block(x, emb), forward(drop=3.0), "ResidualBlock, with a layer that triples in place"
+               " of its dropout, which belongs right before the second convolution", rtol=1e-3,
+               atol=1e-4)
+        block.dropout = dropout
         expect(block.eval()(x, emb), forward(), "ResidualBlock with dropout, in eval mode",
                rtol=1e-3, atol=1e-5)
 

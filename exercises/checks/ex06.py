@@ -66,7 +66,7 @@ def check_times_are_drawn_from_1_to_T(student):
            "one t is drawn for the whole batch.")
     low, high = t.min().item(), t.max().item()
     demand(low >= 1, f"loss: t = {low} was drawn. This is what you get from "
-           "randint(0, ...): at t = 0 there is no noise to predict; Algorithm 1 starts at 1.")
+           "randint(0, ...), or when the model is told t - 1: at t = 0 there is no noise.")
     demand(high >= 4, f"loss: with T = 4, no t above {high} was drawn in 4,000. This is what you "
            "get from randint(1, T): its upper end is exclusive.")
     demand(high <= 4, f"loss: t = {high} was drawn, and T is 4")
@@ -83,17 +83,29 @@ def check_eps_is_standard_normal_and_new_for_each_pixel(student):
     first = process.loss(model, torch.zeros(5000, 1, 2, 2), t)
     process.loss(model, torch.zeros(5000, 1, 2, 2), t)
     eps = model.calls[0][0] / 0.748 ** 0.5
+    demand(not torch.equal(model.calls[0][0], model.calls[1][0]), "loss: two calls drew the same "
+           "noise")
+    demand((eps[:, 0, 0, 0] - eps[:, 0, 0, 1]).std() > 0.1,
+           "loss: the pixels of an image share their noise")
+    demand((eps[0] - eps[1]).abs().min() > 0, "loss: the images of a batch share their noise")
     expect(eps.mean(), 0.0, "the mean of eps", [
         ("when eps is uniform in [0, 1]: rand instead of randn", 0.5)], atol=0.05)
     expect(eps.std(), 1.0, "the standard deviation of eps", [
         ("when eps is uniform in [0, 1]: rand instead of randn", 12 ** -0.5)], rtol=0.03)
     expect(first, (1.0, 0.0, 0.252)[student.variant], f"the loss of predicting 0 where x_0 is 0: "
            f"the mean of the square of {SAYS[student.variant]}", rtol=0.05)
-    demand(not torch.equal(model.calls[0][0], model.calls[1][0]), "loss: two calls drew the same "
-           "noise")
-    demand((eps[:, 0, 0, 0] - eps[:, 0, 0, 1]).std() > 1,
-           "loss: the pixels of an image share their noise")
-    demand((eps[0] - eps[1]).abs().min() > 0, "loss: the images of a batch share their noise")
+
+
+def check_reduction_none_keeps_the_pixels_apart(student):
+    """The log of train.py needs the loss of each image."""
+    x_0, eps = torch.randn(2, 3, 1, 2, 2, generator=torch.Generator().manual_seed(student.seed))
+    t = torch.tensor([1, 2, 4])
+    bar = torch.tensor([0.9, 0.63, 0.252]).reshape(3, 1, 1, 1)
+    error = 0.5 - targets(x_0, eps, bar)[student.variant]
+    expect(lend(student).loss(Spy(0.5), x_0, t, eps, reduction="none"), error ** 2,
+           'loss with reduction="none": the squared error of every pixel', [
+        ("when the errors are not squared", error),
+        ("when absolute errors are taken", error.abs())])
 
 
 def check_gradients_reach_the_model(student):

@@ -1,7 +1,7 @@
 """7: Algorithm 2, ancestral sampling."""
 import torch
 
-from .kit import SAYS, Process, demand, expect, speak
+from .kit import SAYS, Process, Wrong, demand, expect, speak
 
 BETA = [0.1, 0.3, 0.2, 0.5]
 BAR = [1.0, 0.9, 0.63, 0.504, 0.252]                 # alpha_bar_0..alpha_bar_4
@@ -15,6 +15,8 @@ def lend(student, variance="beta"):
 def gaussian(m, s, variant=0):
     """The perfect model where x_0 ~ N(m, s^2): eps* in closed form, or what a variant predicts."""
     def model(x_t, t):
+        demand((t >= 1).all(), "the model was told t = 0, where there is no noise: tell it the "
+               "time of x_t, which is one more than that of x_{t-1}")
         bar = torch.tensor(BAR)[t].reshape(-1, *[1] * (x_t.dim() - 1))
         eps = (1 - bar) ** 0.5 * (x_t - bar ** 0.5 * m) / (bar * s ** 2 + 1 - bar)
         return speak(variant, eps, x_t, bar)
@@ -123,7 +125,7 @@ def check_one_step_takes_q_t_to_q_t_minus_1(student):
 def check_x_0_hat_is_clipped_before_the_mean(student):
     """A model far off: x_0_hat = 5 or so must count as 1, and x_{t-1} itself is not clipped."""
     t = 3
-    x_t = torch.full((1000, 1), 2.5)
+    x_t = torch.full((4000, 1), 2.5)
     process = lend(student, "beta_tilde")
 
     model = constant(-3.0, student.variant)
@@ -135,6 +137,9 @@ def check_x_0_hat_is_clipped_before_the_mean(student):
     expect(got, weight + rest, "the mean of p_sample with x_0_hat clipped to 1", [
         ("when nothing is clipped", weight * far + rest),
         ("when x_{t-1} is clipped instead of x_0_hat", 1.0)], rtol=0, atol=0.06)
+    got = process.p_sample(constant(3.0, student.variant), -x_t, t).mean()
+    expect(got, -weight - rest, "the mean of p_sample with x_0_hat clipped to -1", [
+        ("when x_0_hat is clipped to [0, 1]: images lie in [-1, 1]", -rest)], rtol=0, atol=0.06)
     got = process.p_sample(model, x_t, t, clip=False).mean()
     expect(got, weight * far + rest, "the mean of p_sample with clip=False", [
         ("when x_0_hat is clipped although clip is False", weight + rest)], rtol=0, atol=0.06)
@@ -174,15 +179,22 @@ def check_all_of_sampling_gives_the_data(student):
     torch.manual_seed(student.seed)
     got = lend(student, "beta_tilde").sample(gaussian(0.3, 0.0, student.variant), (100, 1))
     expect(got, torch.full((100, 1), 0.3), "samples where all data are 0.3", atol=1e-4)
-    got = lend(student).sample(gaussian(0.0, 1.0, student.variant), (100_000, 1), clip=False)
-    right, from_zero = 1.0, 0.0
+    seen, model = [], gaussian(0.0, 1.0, student.variant)
+
+    def keep(x_t, t):
+        seen.append(x_t)
+        return model(x_t, t)
+
+    got = lend(student).sample(keep, (100_000, 1), clip=False)
+    expect(seen[0].mean(), 0.0, "the mean of x_T", [("when x_T is uniform", 0.5)], atol=0.02)
+    expect(seen[0].std(), 1.0, "the deviation of x_T, which is drawn from N(0, I)", [
+        ("when x_T is not drawn but is 0", 0.0), ("when x_T is uniform", 12 ** -0.5)], rtol=0.02)
+    right = 1.0
     for t in (4, 3, 2, 1):
-        right, from_zero = (step(student, "beta", t, 1.0, std) for std in (right, from_zero))
+        right = step(student, "beta", t, 1.0, right)
     noisy = (right ** 2 + deviation(student, "beta", 1) ** 2) ** 0.5
     expect(got.std(), right, "the deviation of x_0 where data are N(0, 1): the last step takes the "
-           "mean", [
-        ("when x_T is not drawn from N(0, I) but is 0", from_zero),
-        ("when noise is added at the last step", noisy)], rtol=0.02)
+           "mean", [("when noise is added at the last step", noisy)], rtol=0.02)
 
 
 def check_reverse_process_shows_every_step(student):
@@ -209,3 +221,31 @@ def check_the_generator_fixes_the_noise(student):
            "generator to torch.randn.")
     demand(not torch.equal(draws[0], draws[2]), "p_sample: another generator gave the same noise")
     demand(draws[0].unique().numel() > 40, "p_sample: all images share their noise")
+    for name, draw in (("sample", lambda g: process.sample(gaussian(0, 1, student.variant), (50, 1),
+                                                           generator=g)),
+                       ("reverse_process", lambda g: list(process.reverse_process(
+                           gaussian(0, 1, student.variant), x_t, generator=g))[-1][1])):
+        one, two = (draw(torch.Generator().manual_seed(5)) for _ in range(2))
+        demand(torch.equal(one, two), f"{name}: the same generator gave other noise. Pass it "
+               "on, to the first draw and to every step.")
+
+
+def check_reverse_process_clips_only_if_told(student):
+    x_T, model = torch.full((3, 1), 2.5), constant(-3.0, student.variant)
+    for clip in (True, False):
+        x_0_hat = next(iter(lend(student).reverse_process(model, x_T, clip=clip)))[2]
+        far = (2.5 + 3 * (1 - BAR[4]) ** 0.5) / BAR[4] ** 0.5
+        expect(x_0_hat, torch.full((3, 1), 1.0 if clip else far), f"x_0_hat of reverse_process "
+               f"with clip={clip}", [("when clip is not passed on", torch.full((3, 1), far)),
+                                ("when clip is not passed on", torch.ones(3, 1))])
+
+
+def check_there_is_no_step_from_a_time_outside_1_to_T(student):
+    for t in (0, 5):
+        try:
+            lend(student).p_sample(lambda x_t, t: 0 * x_t, torch.zeros(1, 1), t)
+        except ValueError:
+            continue
+        except IndexError as error:
+            raise Wrong(f"p_sample at t = {t}, T = 4: expected a ValueError, got {error}") from None
+        raise Wrong(f"p_sample at t = {t}, T = 4, was accepted. Raise a ValueError.")

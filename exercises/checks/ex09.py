@@ -76,8 +76,8 @@ def train_and_draw(student):
     usual = torch.cdist(held_out, x).min(1).values.median().item()
     demand(near > 0.5 * usual, f"imitate: the points lie {near:.2g} from the nearest of those it "
            f"was given, held-out points {usual:.2g}. This is what you get when points are copied.")
-    demand(process.noised, "imitate: no point was ever noised, neither by `ddpm.loss` nor by "
-           "`ddpm.q_sample`: Algorithm 1 was not run")
+    demand(process.noised >= 20, f"imitate: points were noised {process.noised} times, by "
+           "`ddpm.loss` or `ddpm.q_sample`: Algorithm 1 was hardly run")
     return held_out, got
 
 

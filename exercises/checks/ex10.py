@@ -72,6 +72,12 @@ def check_the_probabilities_of_all_256_values_sum_to_1(student):
             ("when the bins of 0 and 255 do not reach to infinity", inside)], rtol=1e-5)
 
 
+def log_tail(z):
+    """Return log P(X > z), z large: Mills' ratio times the density."""
+    ratio = (1 - z ** -2 + 3 * z ** -4) / z
+    return -z ** 2 / 2 - math.log(2 * math.pi) / 2 + math.log(ratio)
+
+
 def check_it_is_accurate_far_out(student):
     """A value 40 deviations away has a probability of about e^-800, and not 0."""
     mean = torch.tensor([[[[-1.0, 1.0]]]])
@@ -80,8 +86,14 @@ def check_it_is_accurate_far_out(student):
     demand(got.isfinite().all(), "decoder_nll of a value 40 deviations from the mean is not "
            "finite. This is what you get from the logarithm of a difference that has become 0: use "
            "torch.special.log_ndtr, on the side where the tail is small.")
-    z = (2 - 1 / 255) / 0.05                         # the tail is Mills' ratio times the density
-    ratio = (1 - z ** -2 + 3 * z ** -4) / z
-    log_tail = -z ** 2 / 2 - math.log(2 * math.pi) / 2 + math.log(ratio)
-    expect(got.flatten(), torch.full((2,), -log_tail, dtype=torch.float64),
-           "decoder_nll of a value 40 deviations from the mean", rtol=1e-5)
+    floor = ("when probabilities are kept away from 0 by a small number",
+             torch.full((2,), -math.log(1e-12), dtype=torch.float64))
+    expect(got.flatten(), torch.full((2,), -log_tail((2 - 1 / 255) / 0.05), dtype=torch.float64),
+           "decoder_nll of a value 40 deviations from the mean", [floor], rtol=1e-5)
+    got = student.variational_bound.decoder_nll(pixels([200, 55]), mean, 0.05)
+    got = torch.as_tensor(got).double()
+    near, far = (log_tail(((200 + half) / 127.5) / 0.05) for half in (-0.5, 0.5))
+    inner = near + math.log(-math.expm1(far - near))
+    expect(got.flatten(), torch.full((2,), -inner, dtype=torch.float64), "decoder_nll of the values"
+           " 200 and 55 at the means -1 and 1, 31 deviations away", [
+        floor], rtol=1e-4)

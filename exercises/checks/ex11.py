@@ -1,4 +1,7 @@
 """11: DDIM."""
+import functools
+from unittest import mock
+
 import torch
 
 from .kit import Process, Wrong, demand, expect
@@ -7,13 +10,17 @@ BETA = [0.1, 0.3, 0.2, 0.5]
 BAR = [1.0, 0.9, 0.63, 0.504, 0.252]                 # alpha_bar_0..alpha_bar_4
 
 
-def ddim(student):
-    """Return the module under check, with a right eps_from_x_0 (exercise 4), and a process."""
-    def eps_from_x_0(ddpm, x_t, t, x_0):
-        return (x_t - BAR[t] ** 0.5 * x_0) / (1 - BAR[t]) ** 0.5
+def eps_from_x_0(ddpm, x_t, t, x_0):
+    return (x_t - BAR[t] ** 0.5 * x_0) / (1 - BAR[t]) ** 0.5
 
-    student.ddim.eps_from_x_0 = eps_from_x_0
-    return student.ddim, Process(BETA)
+
+def lent(check):
+    """Let a check have the module and a process; with a right eps_from_x_0, that of exercise 4."""
+    @functools.wraps(check)
+    def run(student):
+        with mock.patch.object(student.ddim, "eps_from_x_0", eps_from_x_0):
+            check(student, student.ddim, Process(BETA))
+    return run
 
 
 def point(c):
@@ -29,9 +36,9 @@ def sigma(t, s, eta):
     return eta * ((1 - BAR[s]) / (1 - BAR[t]) * (1 - BAR[t] / BAR[s])) ** 0.5
 
 
-def check_a_jump_has_the_mean_and_deviation_of_eq_12(student):
+@lent
+def check_a_jump_has_the_mean_and_deviation_of_eq_12(student, module, process):
     """From a fixed x_t, with eps_theta = 0.4 everywhere and nothing clipped."""
-    module, process = ddim(student)
     n, x, eps = 100_000, 0.8, 0.4
     torch.manual_seed(student.seed)
     for t, s, eta in ((4, 2, 0.0), (4, 2, 0.5), (4, 2, 1.0), (3, 2, 1.0), (4, 1, 0.8)):
@@ -65,9 +72,9 @@ def check_a_jump_has_the_mean_and_deviation_of_eq_12(student):
             ("when x_0_hat is returned", x_0)], rtol=0, atol=0.012)
 
 
-def check_eta_1_and_one_step_is_algorithm_2(student):
+@lent
+def check_eta_1_and_one_step_is_algorithm_2(student, module, process):
     """With sigma_t^2 = beta_tilde_t, also where x_0_hat is clipped."""
-    module, process = ddim(student)
     torch.manual_seed(student.seed)
     for t in (4, 3, 2):
         for eps, clip in ((0.4, True), (-3.0, True), (-3.0, False)):
@@ -89,9 +96,9 @@ def check_eta_1_and_one_step_is_algorithm_2(student):
                    "eta = 1: the root of beta_tilde_t", rtol=0.015)
 
 
-def check_the_marginals_are_kept_whatever_eta(student):
+@lent
+def check_the_marginals_are_kept_whatever_eta(student, module, process):
     """Where all data are 0.3, x_t ~ q(x_t) becomes x_s ~ q(x_s)."""
-    module, process = ddim(student)
     torch.manual_seed(student.seed)
     for eta in (0.0, 0.6, 1.0):
         x_t = BAR[4] ** 0.5 * 0.3 + (1 - BAR[4]) ** 0.5 * torch.randn(100_000, 1)
@@ -102,9 +109,9 @@ def check_the_marginals_are_kept_whatever_eta(student):
                "data are 0.3", rtol=0.015)
 
 
-def check_a_jump_to_0_is_x_0_hat(student):
+@lent
+def check_a_jump_to_0_is_x_0_hat(student, module, process):
     """1 - alpha_bar_0 = 0: no noise is left, and sigma is 0 for every eta."""
-    module, process = ddim(student)
     x_t = torch.linspace(-2, 2, 50)[:, None]
     for t, eta in ((4, 0.0), (4, 1.0), (1, 1.0)):
         got = module.step(process, point(0.3), x_t, t, 0, eta)
@@ -114,9 +121,9 @@ def check_a_jump_to_0_is_x_0_hat(student):
                "all data are 0.3", atol=1e-5)
 
 
-def check_sample_walks_down_the_times(student):
+@lent
+def check_sample_walks_down_the_times(student, module, process):
     """tau_S, ..., tau_1, each asked for once, and then 0."""
-    module, process = ddim(student)
     for times in ([1, 2, 3, 4], [2, 4], [1, 3], [4]):
         asked = []
 
@@ -135,9 +142,9 @@ def check_sample_walks_down_the_times(student):
                "0.3", atol=1e-4)
 
 
-def check_eta_0_draws_nothing_and_can_be_undone(student):
+@lent
+def check_eta_0_draws_nothing_and_can_be_undone(student, module, process):
     """The default; x_t is found again from x_s, since both hold the same x_0_hat and eps."""
-    module, process = ddim(student)
     x_t = torch.linspace(-1, 1, 20)[:, None]
 
     def model(x_t, t):
@@ -152,8 +159,8 @@ def check_eta_0_draws_nothing_and_can_be_undone(student):
            "12 with eta = 0 run backwards", atol=1e-4)
 
 
-def check_the_generator_fixes_the_noise(student):
-    module, process = ddim(student)
+@lent
+def check_the_generator_fixes_the_noise(student, module, process):
     draws = [module.sample(process, point(0.3), torch.zeros(50, 1), [1, 2, 4], 1.0, True,
                            torch.Generator().manual_seed(seed)) for seed in (0, 0)]
     steps = [module.step(process, point(0.3), torch.zeros(50, 1), 4, 2, 1.0,
@@ -164,8 +171,8 @@ def check_the_generator_fixes_the_noise(student):
     demand(steps[0].unique().numel() > 40, "step: all images share their noise")
 
 
-def check_jumps_that_are_none_are_refused(student):
-    module, process = ddim(student)
+@lent
+def check_jumps_that_are_none_are_refused(student, module, process):
     for t, s, eta in ((2, 2, 0.0), (2, 3, 0.0), (5, 1, 0.0), (2, -1, 0.0), (2, 1, 1.5)):
         try:
             module.step(process, point(0.3), torch.zeros(1, 1), t, s, eta)

@@ -108,9 +108,12 @@ def ancestral(hunted, seed):
                 return torch.zeros_like(x_t)
 
             hunted.sample(keep, (20_000, 1), BETA, kind)
-            expected = (1 / (1 - BETA[3]) + values[4]) ** 0.5    # of x_3, where eps_theta is 0
-            demand(close(seen[1].std(), expected, 0.03, 0), f"with the variance {kind!r} x_3 has "
-                   f"the deviation {seen[1].std().item():.3g}, and not {expected:.3g}")
+            expected = 1.0
+            for t in (4, 3, 2):                      # of x_{t-1}, where eps_theta is 0
+                expected = (expected ** 2 / (1 - BETA[t - 1]) + values[t]) ** 0.5
+                got = seen[5 - t].std().item()
+                demand(abs(got / expected - 1) < 0.03, f"with the variance {kind!r} x_{t - 1} has "
+                       f"the deviation {got:.3g}, and not {expected:.3g}")
     try:
         hunted.sample(point(0.3), (1, 1), BETA, "betatilde")
     except ValueError:
@@ -136,6 +139,9 @@ def clipping(hunted, seed):
           "it is when alpha_bar_t stands where alpha_bar_{t-1} belongs, in the factor of x_0")
     demand(close(got, mean(1, BAR[t - 1]), 1e-4, 0), "the mean of x_2 with x_0_hat clipped to 1: "
            f"expected {mean(1, BAR[t - 1]):.4g}, got {got.item():.4g}")
+    low = hunted.mean(lambda x_t, t: torch.full_like(x_t, 3.0), -x_t, t, BETA)[0, 0]
+    demand(close(low, -mean(1, BAR[t - 1]), 1e-4, 0), "the mean of x_2 with x_0_hat clipped to -1: "
+           f"expected {-mean(1, BAR[t - 1]):.4g}, got {low.item():.4g}")
     last = hunted.mean(point(0.3), torch.full((2, 1), 0.8), 1, BETA)
     demand(close(last, torch.full((2, 1), 0.3), 1e-4, 1e-5), "where all data are 0.3, the mean at "
            f"t = 1 is {last[0, 0].item():.4g}, and not 0.3")
@@ -194,6 +200,10 @@ def attention(hunted, seed):
             demand(close(got, expected(x), 1e-3, 1e-4), "the output is not that of the docstring")
 
 
+def fails():
+    raise ZeroDivisionError
+
+
 def averaging(hunted, seed):
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.5)).train()
@@ -219,6 +229,15 @@ def averaging(hunted, seed):
           "and the failure is swallowed")
     demand(close(torch.tensor(moved), torch.tensor([0.3, 0.4]), 1e-3, 0), "a step of 0.5 along the "
            f"gradient (30, 40), clipped to the norm 1, is (0.3, 0.4), and not {show(moved)}")
+    odd, calls = nn.Linear(1, 1), iter([fails])      # fails the first time it is asked, to clip
+    ask, odd.parameters = odd.parameters, lambda: next(calls, ask)()
+    try:
+        hunted.train_step(odd, nn.Linear(1, 1), optimizer, lambda net: net.weight.sum())
+    except ZeroDivisionError:
+        pass
+    else:
+        raise Found("errors-swallowed", "a call that fails while the gradient is clipped goes "
+                    "unnoticed")
     got = ema[0].weight.item()
     blame(close(got, 0.9 * 0.7 + 0.1, 1e-4, 0), "average-swapped", "with decay 0.9 the average went"
           " nine tenths of the way: decay and 1 - decay are exchanged")

@@ -10,26 +10,27 @@ class Process:
     """A chain whose steps leave marks: noising to time t and denoising from time s show."""
 
     def __init__(self):
-        self.T, self.noised, self.denoised, self.eps = T, [], [], []
+        self.T, self.noised, self.denoised, self.eps, self.options = T, [], [], [], []
 
     def q_sample(self, x_0, t, eps):
         self.noised.append(int(torch.as_tensor(t).flatten()[0]))
         self.eps.append(eps)
-        return x_0 + 10 * t
+        return x_0 + 10 * torch.as_tensor(t).reshape(-1, *[1] * (x_0.dim() - 1))[:len(x_0)]
 
     def p_sample(self, model, x_t, t, clip=True, generator=None):
         self.denoised.append(int(t))
+        self.options.append((clip, generator))
         return x_t - 10
 
     def reverse_process(self, *args, **kwargs):
         raise RuntimeError("interpolation starts at time t, not at T: use `decode`")
 
 
-def mix(student, t, lambdas, process=None):
-    process = process or Process()
-    x_0, other = torch.zeros(1, 4, 4), torch.ones(1, 4, 4)
-    g = torch.Generator().manual_seed(student.seed)
-    got = student.experiments.interpolate(process, None, x_0, other, t, lambdas, generator=g)
+def mix(student, t, lambdas, size=4, **options):
+    process = Process()
+    x_0, other = torch.zeros(1, size, size), torch.ones(1, size, size)
+    options.setdefault("generator", torch.Generator().manual_seed(student.seed))
+    got = student.experiments.interpolate(process, None, x_0, other, t, lambdas, **options)
     return process, got
 
 
@@ -44,8 +45,8 @@ def check_the_same_t_both_ways(student):
                    tuple(range(t + 1, 0, -1)): "one step too early: denoising starts at t + 1",
                    tuple(range(t, 1, -1)): "the last step is skipped"}
         why = one_off.get(tuple(process.denoised), "")
-        demand(process.denoised == steps, f"interpolate at t = {t}: expected the steps {steps}, "
-               f"got {process.denoised}. {why}")
+        demand(process.denoised in (steps, 2 * steps), f"interpolate at t = {t}: expected "
+               f"the steps {steps}, got {process.denoised}. {why}")
 
 
 def check_the_mixture_is_linear(student):
@@ -74,9 +75,18 @@ def check_the_two_images_have_noise_of_their_own(student):
     demand(len(eps) == 2, f"interpolate: {len(eps)} images were noised, not 2. Noise both once, "
            "and mix the results for every lambda.")
     demand(not torch.equal(eps[0], eps[1]), "interpolate: both images got the same noise")
-    expect(torch.cat([mix(student, 3, [0.0])[0].eps[0].flatten() for _ in range(2)]).std(), 1.0,
-           "the deviation of the noise", rtol=0.5)
+    eps = torch.cat([each.flatten() for each in mix(student, 3, [0.0], 100)[0].eps])
+    expect(eps.std(), 1.0, "the deviation of the noise", [
+        ("when eps is uniform in [0, 1]: rand instead of randn", 12 ** -0.5)], rtol=0.05)
     again, _ = mix(student, 3, [0.0])
     demand(torch.equal(torch.cat([e.flatten() for e in again.eps]),
                        torch.cat([e.flatten() for e in process.eps])),
            "interpolate: the same generator gave other noise. Pass generator to torch.randn.")
+
+
+def check_clip_and_generator_reach_every_step(student):
+    g = torch.Generator().manual_seed(student.seed)
+    for clip in (True, False):
+        process, _ = mix(student, 3, [0.5], clip=clip, generator=g)
+        demand(all(given == (clip, g) for given in process.options), f"interpolate with clip={clip}"
+               " and a generator: decoding was not told of them. Pass both on to `decode`.")

@@ -120,7 +120,8 @@ def expect(got, expected, what, mistakes=(), rtol=1e-4, atol=1e-6):
         what: the quantity and its equation.
         mistakes: pairs (what was done wrong, the result of that).
     """
-    expected = torch.as_tensor(expected)
+    exact = torch.float64 if isinstance(expected, float) else None
+    expected = torch.as_tensor(expected, dtype=exact)
     if got is None:
         raise Wrong(f"{what}: nothing was returned. Is there a `return`?")
     if not isinstance(got, torch.Tensor) and expected.dim():

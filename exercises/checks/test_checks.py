@@ -16,7 +16,7 @@ def student(request):
 
 
 @pytest.mark.parametrize("number, name", [
-    pytest.param(number, name, id=f"{number}: {run.said(name)}")
+    pytest.param(number, name, id=f"{number:02}: {run.said(name)}")
     for number in EXERCISES for name in run.names(number, VARIANT)])
 def test_exercise(number, name, student):
     wrong = run.run(number, name, student)
