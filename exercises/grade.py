@@ -234,7 +234,7 @@ def grade_all(args):
             points = [passed for passed, _ in scores.values()]
             rows.append([path.stem if path.is_file() else path.name, *points, sum(points),
                          "\n".join(remarks)])
-            print(f"{rows[-1][0]!a}: {sum(points)} of {sum(most.values())}", flush=True)
+            print(f"{ascii(rows[-1][0])[1:-1]}: {sum(points)} of {sum(most.values())}", flush=True)
     with replacing(args.csv) as tmp, \
             open(tmp, "w", newline="", encoding="utf-8", errors="backslashreplace") as f:
         csv.writer(f).writerows([[safe(cell) for cell in row] for row in rows])

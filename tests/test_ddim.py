@@ -141,10 +141,9 @@ def test_sigma_is_accurate_where_float32_differences_are_not(t, s):
 
 @pytest.mark.parametrize("beta", [linear_beta_schedule(), cosine_beta_schedule()])
 def test_no_jump_of_any_length_gives_nan(beta):
-    ddpm, x_t = DDPM(beta), torch.randn(4, 2)
-    for t, s in ((1000, 1), (1000, 0), (1000, 999), (999, 1), (2, 1), (1, 0), (500, 3)):
-        for eta in (0, 0.5, 1):
-            assert step(ddpm, lambda x, t: x, x_t, t, s, eta).isfinite().all()
+    ddpm, x_t = DDPM(beta), torch.randn(1, 2)
+    jumps = [(999, 1), (2, 1), (1, 0), (500, 3)] + [(1000, s) for s in range(1000)]
+    assert all(step(ddpm, multiple(1), x_t, t, s, 1).isfinite().all() for t, s in jumps)
 
 
 @pytest.mark.parametrize("eta", [0, 0.6, 1])

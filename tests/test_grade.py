@@ -115,16 +115,14 @@ def test_a_submission_that_hangs_dies_or_lies_loses_that_exercise_only(tmp_path)
 
 
 def test_no_submission_ends_the_grading_of_the_others(tmp_path):
-    submit(tmp_path / "in" / "ada", q_sample='raise ValueError("\\ud800" + "x" * 10 ** 6)',
-           mean="import os\nfor _ in range(1500):\n    os.mkdir('d')\n    os.chdir('d')\n"
-                "return x_0")
+    submit(tmp_path / "in" / "ada", q_sample='raise ValueError("\\ud800" + "x" * 10 ** 6)')
     with zipfile.ZipFile(tmp_path / "in" / "bea.zip", "w") as z:
         z.writestr("ddpm.py", "")
     content = (tmp_path / "in" / "bea.zip").read_bytes()
     (tmp_path / "in" / "bea.zip").write_bytes(content.replace(b"PK\x01\x02\x14\x03\x14",
                                                              b"PK\x01\x02\x14\x03\x63"))
-    rows = grades(tmp_path, "--time-limit", "300", only=["2", "3"])
-    assert points(rows["ada"])[0] == 0 and len(rows["ada"]["remarks"]) < 20_000
+    rows = grades(tmp_path, "--time-limit", str(grade.START), only=["2", "3"])
+    assert points(rows["ada"]) == [0, 3] and len(rows["ada"]["remarks"]) < 20_000
     assert points(rows["bea"]) == [0, 0] and "bea.zip cannot be read" in rows["bea"]["remarks"]
 
 

@@ -2,6 +2,7 @@
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from test_ddim import carried, exact, multiple
@@ -283,7 +284,14 @@ def test_the_program_draws_the_picture_and_prints_the_finding(longer, tmp_path, 
         assert dict(line.get_xydata().tolist()) == measured[name]
     assert [label.get_text() for label in right.get_yticklabels()] == [
         "DDIM, 13", "PNDM, 13", "DDIM, 25", "PNDM, 25", f"DDIM, {end}"]
-    assert right.images[0].get_array().shape == (5 * 50, 8 * 50)
+    assert list(right.get_yticks()) == [25, 75, 125, 175, 225]
+    picture = np.asarray(right.images[0].get_array())
+    assert picture.shape == (5 * 50, 8 * 50)
+    shown = np.asarray(core.grid(samples["PNDM"][25][:8], 8))
+    assert (picture[3 * 50:4 * 50] == shown).all()
+    assert f"DDIM in {end} steps" in middle.get_title() and "Gaussian data" in left.get_title()
+    assert list(left.get_xticks()) == [16, 32, 64, 128, 256]
+    assert list(middle.get_xticks()) == [13, 16, 20, 25, 35]
     monkeypatch.undo()
     monkeypatch.setattr(pndm, "converge", lambda: known)                       # it is no faster
     pndm.main([*arguments, "--seed", "1"])
@@ -293,6 +301,6 @@ def test_the_program_draws_the_picture_and_prints_the_finding(longer, tmp_path, 
 
 def test_wrong_arguments_end_in_one_line(trained, capsys, tmp_path):
     refused(capsys, ["--checkpoint", trained[0], "--out", tmp_path / "p.png"],
-            "T = 5 is too short", main=pndm.main)
+            "T = 5 is too short to save 13 steps", main=pndm.main)
     refused(capsys, ["--checkpoint", trained[0], "--out", "p.jpg"], "ends in .png", main=pndm.main)
     refused(capsys, ["--checkpoint", tmp_path / "none.pt"], "none.pt", code=1, main=pndm.main)

@@ -3,7 +3,7 @@ import math
 
 import torch
 
-from .kit import Wrong, demand, expect, only, show
+from .kit import Wrong, close, demand, expect, only, show
 
 
 def formula(T, s=0.008):
@@ -109,5 +109,6 @@ def check_they_are_float64(student):
         beta = getattr(student.schedules, name)(100)
         demand(beta.dtype == torch.float64, f"{name}: expected float64, got {beta.dtype}. The "
                "coefficients are products of up to 1000 numbers close to 1.")
-        expect(beta[3], right, f"beta_4 of {name}(100), to 10 digits: is it computed in float64 "
-               "all the way?", rtol=1e-10, atol=1e-14)
+        if close(beta[3], right, 1e-4, 0):           # else another check says what is wrong
+            expect(beta[3], right, f"beta_4 of {name}(100), to 10 digits: is it computed in "
+                   "float64 all the way?", rtol=1e-10, atol=1e-14)
