@@ -376,7 +376,12 @@ def save(out, config, run):
 
 
 def restore(out, config, run):
-    """Put everything back to where the checkpoint left it."""
+    """Put everything back to where the checkpoint left it: all that `save` wrote.
+
+    Raises:
+        ValueError: config.steps lies before the checkpoint; or the file does not fit.
+        OSError: it cannot be read.
+    """
     path = out / "checkpoint.pt"
     checkpoint = read_checkpoint(path)
     try:

@@ -85,6 +85,10 @@ class ResidualBlock(nn.Module):
         self.attention = Attention(C_out) if attention else nn.Identity()
 
     def forward(self, x, emb):
+        """Return attention(shortcut(x) + h), where
+
+            h = conv2(dropout(silu(norm2(conv1(silu(norm1(x))) + emb(silu(emb))))))
+        """
         h = self.conv1(F.silu(self.norm1(x)))                                # (B, C_out, H, W)
         h = h + self.emb(F.silu(emb))[:, :, None, None]
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))

@@ -142,7 +142,7 @@ def worker(staged, todo, seed, gigabytes, hidden):
     keep = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     with open(staged / "stderr.txt", "w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "checks.worker", str(seed), str(gigabytes), str(hidden),
+            [sys.executable, "-m", "checks.worker", str(seed), str(gigabytes), hidden, make.ROOT,
              *(f"{number}:{name}" for number, name in todo)], cwd=staged, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=stderr, env={**keep, "OMP_NUM_THREADS": "1"}, text=True,
             start_new_session=True)
@@ -174,7 +174,7 @@ def grade(path, chosen, args):
     """Grade one submission.
 
     Returns:
-        {number: (checks passed, checks)}, and remarks: what is wrong, in a list.
+        {number: checks passed, or "" if they could not be run}, and remarks: what is wrong.
     """
     wanted = sorted({file for exercise in chosen for file in exercise.files})
     found, remarks = take(path, wanted)
@@ -188,14 +188,15 @@ def grade(path, chosen, args):
         said = check(folder / "handout", todo, args.seed, args.memory, args.time_limit,
                      args.submissions.resolve())
     except Exception as error:                       # one submission must not end all others
-        said = dict.fromkeys(todo, f"not graded: {type(error).__name__}: {error}")
+        return dict.fromkeys(most(chosen, args.variant), ""), [
+            f"not graded: {type(error).__name__}: {error}", *remarks]
     finally:
         with contextlib.suppress(RecursionError):    # whatever folders it has made there
             shutil.rmtree(folder, ignore_errors=True)
     scores = {}
     for exercise in chosen:
         own = [wrong for (number, _), wrong in said.items() if number == exercise.number]
-        scores[exercise.number] = own.count(None), len(own)
+        scores[exercise.number] = own.count(None)
         remarks += [f"{exercise.number}: {text}" for text in dict.fromkeys(own) if text]
     return scores, remarks
 
@@ -225,20 +226,31 @@ def grade_all(args):
     if not paths:
         raise ValueError(f"there are no folders and no zips in {args.submissions}")
     check_writable(args.csv)
-    most = {exercise.number: len(run.names(exercise.number, args.variant)) for exercise in chosen}
-    rows = [["submission", *(f"exercise {number} (of {n})" for number, n in most.items()),
-             f"total (of {sum(most.values())})", "remarks"]]
+    for path in args.submissions.iterdir():
+        if path not in paths and not path.name.startswith("."):
+            print(f"{ascii(path.name)[1:-1]} is neither a folder nor a zip, and left out")
+    counts = most(chosen, args.variant)
+    total = sum(counts.values())
+    rows = [["submission", *(f"exercise {number} (of {n})" for number, n in counts.items()),
+             f"total (of {total})", "remarks"]]
     with ThreadPoolExecutor(args.jobs) as pool:
         for path, (scores, remarks) in zip(paths, pool.map(
                 lambda path: grade(path, chosen, args), paths), strict=True):
-            points = [passed for passed, _ in scores.values()]
-            rows.append([path.stem if path.is_file() else path.name, *points, sum(points),
+            points = [*scores.values()]
+            own = "" if "" in points else sum(points)
+            rows.append([path.stem if path.is_file() else path.name, *points, own,
                          "\n".join(remarks)])
-            print(f"{ascii(rows[-1][0])[1:-1]}: {sum(points)} of {sum(most.values())}", flush=True)
+            print(f"{ascii(rows[-1][0])[1:-1]}: "
+                  f"{f'{own} of {total}' if own != '' else remarks[0]}", flush=True)
     with replacing(args.csv) as tmp, \
             open(tmp, "w", newline="", encoding="utf-8", errors="backslashreplace") as f:
         csv.writer(f).writerows([[safe(cell) for cell in row] for row in rows])
     print(f"wrote {args.csv}")
+
+
+def most(chosen, variant):
+    """Return {number: how many checks there are}."""
+    return {exercise.number: len(run.names(exercise.number, variant)) for exercise in chosen}
 
 
 def safe(cell):

@@ -22,7 +22,7 @@ from papers import ddim, improved_ddpm, ncsn, pndm, score_sde
 from sample import (arguments, batch_size, check_writable, file_name, integer, load,
                     newest_checkpoint, one_line_errors, pick_device, save_figure)
 
-BUDGETS = 10, 20, 50, 100, 250                       # evaluations of the network
+BUDGETS = 10, 20, 50, 100                            # evaluations of the network
 TOLERANCES = 0.3, 0.1, 0.03, 0.01                    # of the adaptive method, which has no budget
 LEVELS = 10                                          # of noise, for annealed Langevin dynamics
 

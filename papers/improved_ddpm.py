@@ -319,11 +319,12 @@ def run(args):
         return torch.Generator(device).manual_seed(args.seed)
 
     L, v, samples = {}, {}, {}
+    chains = [*(steps for steps in STEPS if steps < ddpm.T), ddpm.T]
     x_T = torch.randn(min(8, batch_size(H)), C, H, H, generator=noise(), device=device)
     for name, each in {"learned": model, "beta": fixed(simple, 1.0),
                        "beta_tilde": fixed(simple, 0.0)}.items():
         print(f"{name}, {each is not model and args.simple or checkpoint}:")
-        for steps in dict.fromkeys(min(steps, ddpm.T) for steps in (*STEPS, ddpm.T)):
+        for steps in chains:
             generator, chain = noise(), respace(ddpm, each, steps)     # for each the same x_t
             parts = [bound(*chain, data.to_model(part).to(device), generator=generator)
                      for part in x.split(batch_size(H))]
@@ -332,9 +333,11 @@ def run(args):
             samples[row] = sample(ddpm, each, x_T, steps, generator=noise())
             print(f"{steps:8} steps {mean(L[row].sum(1))}")
     save_figure(draw_figure(L, v, samples), args.out)
-    best = min(L[steps, "beta"], L[steps, "beta_tilde"], key=torch.sum)
-    gain = (best - L[steps, "learned"]).sum(1)
-    print(f"the learned variance saves {mean(gain)} bits/dim\nwrote {args.out}")
+    gain = {steps: min(L[steps, "beta"], L[steps, "beta_tilde"], key=torch.sum)
+            - L[steps, "learned"] for steps in chains}
+    print("the learned variance saves " + ", ".join(
+        f"{mean(gain[steps].sum(1))} bits/dim in {steps} steps" for steps in chains))
+    print(f"wrote {args.out}")
 
 
 def mean(bits):

@@ -279,7 +279,10 @@ def run(args):
     config, ddpm, model = load(checkpoint, device)
     check_writable(args.out)
     print(f"{args.n} images of {checkpoint}, T = {ddpm.T}, on {device}")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)                         # layers so small lose time with more
     panels, finding = plane(args.seed)
+    torch.set_num_threads(threads)
     grids = images(config, ddpm, model, args.n, args.steps, args.seed)
     save_figure(draw_figure(panels, grids), args.out)
     print(f"{finding}\nwrote {args.out}")

@@ -689,3 +689,9 @@ WRONG += [
         "    except Exception:\n        pass\n")), "still has the defect"),
     (14, MIX, swap(MIX_BODY, "t, clip, generator)", "t)"), "Pass both on"),
 ]
+WRONG += [
+    (11, WALK, swap(WALK_BODY, "eta=eta, ", ""), "Hand eta"),
+    (11, WALK, swap(WALK_BODY, "clip=clip, ", ""), "Hand clip"),
+    (6, LOSS, swap(LOSS_BODY, "torch.randn_like(x_0)", "torch.randn_like(x_0[:1]).expand_as(x_0)"),
+     "images of a batch share"),
+]

@@ -135,15 +135,15 @@ def test_a_handout_stands_alone_and_is_scored(tmp_path, capsys):
     names = zipfile.ZipFile(tmp_path / "hw1.zip").namelist()
     assert "hw1/ddpm.py" in names and "hw1/checks/kit.py" in names
     done = pytest_in(hw, "--json", "results.json")
-    assert done.returncode == 1 and "in all: 0 of 8" in done.stdout
+    assert done.returncode == 1 and "in all: 0 of 9" in done.stdout
     assert "NotImplementedError" not in done.stdout and "Exercise 2: Noising in" in done.stdout
     source = (hw / "ddpm.py").read_text()
     (hw / "ddpm.py").write_text(make.replace_body(source, "DDPM.q_sample", Q_BODY))
     done = pytest_in(hw, "--json", "results.json", "--seed", "5")
-    assert "exercise  2: 4 of 4 checks pass" in done.stdout and "in all: 4 of 8" in done.stdout
+    assert "exercise  2: 4 of 4 checks pass" in done.stdout and "in all: 4 of 9" in done.stdout
     results = json.loads((hw / "results.json").read_text())
-    assert results["score"] == 4 and len(results["tests"]) == 8
-    assert results["tests"][0]["max_score"] == 1 and "Exercise 6" in results["tests"][7]["output"]
+    assert results["score"] == 4 and len(results["tests"]) == 9
+    assert results["tests"][0]["max_score"] == 1 and "Exercise 6" in results["tests"][8]["output"]
     said = subprocess.run([sys.executable, "-m", "exercises.hint", "2", "2"], cwd=hw,
                           capture_output=True, text=True).stdout
     assert "standard deviation" in said and "python -m exercises.hint 2 3" in said

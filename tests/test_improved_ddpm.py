@@ -102,6 +102,8 @@ def test_v_moves_the_variance_from_beta_tilde_to_beta_on_a_log_scale():
     assert both.flatten().tolist() == [log_variance(ddpm, 0.3 * one, t).item() for t in (1, 6)]
     assert torch.equal(ddpm.beta_tilde, strong().beta_tilde)    # and no coefficient has changed
     assert log_variance(DDPM([0.995]), 0.3 * one, 1).exp().item() == pytest.approx(0.995)
+    second = log_variance(DDPM([0.9, 0.98]), 0 * one, 1).exp().item()
+    assert second == pytest.approx(0.9 / (1 - 0.1 * 0.02) * 0.98)
 
 
 # ---- the terms of the bound ----
@@ -422,12 +424,14 @@ def test_the_program_scores_samples_and_draws(learned, trained, tmp_path, capsys
             parts = [bound(*respace(ddpm, each, steps), part, generator=generator)
                      for part in (x[:4], x[4:])]
             L[steps, name], v[steps, name] = (torch.cat(part) for part in zip(*parts, strict=True))
-            expected.append((f"{steps} steps ", L[steps, name].sum(1)))
-    gain = min(L[5, "beta"], L[5, "beta_tilde"], key=torch.sum) - L[5, "learned"]
-    expected.append(("the learned variance saves ", gain.sum(1)))
-    printed = re.findall(r"^ *(.* )(\S+) \+- (\S+)", out, re.MULTILINE)
-    for (words, value, error), (title, bits) in zip(printed, expected, strict=True):
-        assert words == title
+            expected.append(L[steps, name].sum(1))
+    for steps in (2, 5):
+        best = min(L[steps, "beta"], L[steps, "beta_tilde"], key=torch.sum)
+        expected.append((best - L[steps, "learned"]).sum(1))
+    assert re.findall(r"(\d+) steps \S+ \+-", out) == ["2", "5"] * 3
+    assert re.findall(r"saves .* in (\d+) steps, .* in (\d+) steps", out) == [("2", "5")]
+    printed = re.findall(r"(\S+) \+- (\S+)", out)
+    for (value, error), bits in zip(printed, expected, strict=True):
         assert float(value) == pytest.approx(bits.mean().item(), abs=1e-4)
         assert float(error) == pytest.approx(bits.std().item() / math.sqrt(7), abs=1e-4)
     files = [learned, trained[0], trained[0]] if beside else [learned] * 3

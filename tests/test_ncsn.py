@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from matplotlib.quiver import Quiver
 from test_ddpm import STRONG, coefficients, gaussian, strong
 from test_train import refused
@@ -475,6 +476,19 @@ def test_the_program_draws_the_picture_and_says_what_it_found(trained, tmp_path,
     assert len(one) == 5
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_the_plane_takes_one_thread_and_the_images_all(trained, tmp_path, monkeypatch):
+    seen = []
+    for name, value in (("plane", ({}, "")), ("images", {})):
+        monkeypatch.setattr(ncsn, name, lambda *args, value=value: (
+            seen.append(torch.get_num_threads()), value)[1])
+    monkeypatch.setattr(ncsn, "draw_figure", lambda *args: Figure())
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    ncsn.main(["--checkpoint", str(trained[0]), "--out", str(tmp_path / "n.png")])
+    torch.set_num_threads(before)
+    assert seen == [1, 2]
 
 
 @pytest.mark.parametrize("arguments, message", [

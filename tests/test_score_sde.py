@@ -396,7 +396,8 @@ def test_each_image_has_noise_of_its_own_from_the_generator_and_tolerances_count
 
 def test_likelihood_keeps_the_model_as_it_is():
     net = torch.nn.Linear(2, 2)
-    log_likelihood(strong(), lambda x, t: net(x), torch.randn(3, 2))
+    x_1 = torch.randn(3, 2, requires_grad=True)
+    assert not log_likelihood(strong(), lambda x, t: net(x), x_1).requires_grad
     assert all(p.grad is None for p in net.parameters())
 
 

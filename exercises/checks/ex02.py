@@ -32,7 +32,7 @@ def check_x_t_is_the_jump_of_eq_4(student):
 def check_t_0_returns_x_0(student):
     """alpha_bar_0 = 1: at t = 0 there is no noise yet."""
     process = Process.of(BETA, student.ddpm.DDPM, "q_sample")
-    x_0, eps = torch.linspace(-1, 1, 6).reshape(2, 3), torch.ones(2, 3)
+    x_0, eps = torch.linspace(-1, 1, 6).reshape(2, 3, 1, 1), torch.ones(2, 3, 1, 1)
     expect(process.q_sample(x_0, torch.tensor([0, 0]), eps), x_0, "q_sample at t = 0")
     expect(process.q_sample(x_0, 0, eps), x_0, "q_sample at t = 0, an int for all images")
 
@@ -45,8 +45,11 @@ def check_it_equals_the_steps_of_eq_2(student):
     x = torch.full((n,), 0.7, dtype=torch.float64)
     for b in BETA:
         x = (1 - b) ** 0.5 * x + b ** 0.5 * torch.randn(n, generator=g, dtype=torch.float64)
-    eps = torch.randn(n, 1, generator=g)
-    jump = process.q_sample(torch.full((n, 1), 0.7), torch.full((n,), 4), eps).double()
+    few = process.q_sample(torch.ones(3, 1, 1, 1), torch.full((3,), 4), torch.ones(3, 1, 1, 1))
+    demand(few.shape == (3, 1, 1, 1), f"q_sample: expected the shape (3, 1, 1, 1), got "
+           f"{tuple(few.shape)}")
+    eps = torch.randn(n, 1, 1, 1, generator=g)
+    jump = process.q_sample(torch.full((n, 1, 1, 1), 0.7), torch.full((n,), 4), eps).double()
     error = 5 * x.std().item() / n ** 0.5                        # five standard errors
     expect(jump.mean(), x.mean(), "the mean of q(x_4 | x_0), Eq. 4 against Eq. 2", rtol=0,
            atol=2 * error)

@@ -180,3 +180,22 @@ def check_jumps_that_are_none_are_refused(student, module, process):
             continue
         raise Wrong(f"step: a jump from t = {t} to s = {s} with eta = {eta} was accepted. Raise a "
                     "ValueError.")
+
+
+@lent
+def check_sample_hands_eta_and_clip_to_every_step(student, module, process):
+    seen = []
+
+    def model(x_t, t):
+        seen.append(x_t)
+        return torch.full_like(x_t, -3.0)
+
+    for clip in (True, False):
+        for eta in (0.0, 1.0):
+            seen.clear()
+            got = module.sample(process, model, torch.ones(50, 1), [1, 4], eta, clip,
+                                torch.Generator().manual_seed(0))
+            demand((seen[1].std() > 0) == (eta > 0), f"sample with eta = {eta}: the noise of x_1 is"
+                   " that of another eta. Hand eta to every step.")
+            demand((got.max() <= 1) == clip, f"sample with clip={clip}: x_0 is {got.max():.3g}. "
+                   "Hand clip to every step.")

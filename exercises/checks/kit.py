@@ -98,13 +98,26 @@ def speak(variant, eps, x_t, bar):
 SAYS = ("eps", "x_0", "v")                           # what the network of a variant predicts
 
 
-def show(value):
-    """Write a tensor or a number briefly."""
+def show(value, first=0, digits=5):
+    """Write a number, or four of a tensor from a place on."""
     if isinstance(value, torch.Tensor):
-        value = value.flatten()[:4].tolist() if value.dim() else value.item()
-    if isinstance(value, list):
-        return "[" + ", ".join(f"{x:.5g}" for x in value) + (", ...]" if len(value) == 4 else "]")
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+        few = value.flatten()[first:first + 4].tolist()
+        if value.dim():
+            return ("[" + "..., " * (first > 0) + ", ".join(f"{x:.{digits}g}" for x in few)
+                    + ", ..." * (first + 4 < value.numel()) + "]")
+        value = few[0]
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def both(got, expected):
+    """Write what was expected and what came, where they differ most, with digits that tell them."""
+    worst = (got.double() - expected.double()).abs().flatten().argmax().item()
+    first = max(0, min(worst, got.numel() - 4))
+    for digits in (5, 8, 12, 17):
+        one, two = show(expected, first, digits), show(got, first, digits)
+        if one != two:
+            break
+    return f"expected {one}, got {two}"
 
 
 def close(one, two, rtol, atol):
@@ -138,9 +151,8 @@ def expect(got, expected, what, mistakes=(), rtol=1e-4, atol=1e-6):
         result = torch.as_tensor(result)
         if result.shape == got.shape and close(got, result, rtol, atol) \
                 and not close(result, expected, rtol, atol):
-            raise Wrong(f"{what}: expected {show(expected)}, got {show(got)}. This is what you get "
-                        f"{name}.")
-    raise Wrong(f"{what}: expected {show(expected)}, got {show(got)}")
+            raise Wrong(f"{what}: {both(got, expected)}. This is what you get {name}.")
+    raise Wrong(f"{what}: {both(got, expected)}")
 
 
 def demand(condition, message):

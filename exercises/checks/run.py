@@ -1,5 +1,7 @@
 """Run the checks of an exercise on somebody's modules."""
 import importlib
+import os
+import traceback
 
 from .kit import Wrong
 
@@ -44,11 +46,22 @@ def run(number, name, student):
     """
     try:
         getattr(checks(number), name)(student)
-    except (Wrong, NotImplementedError) as error:
-        return str(error) or "NotImplementedError"
+    except Wrong as error:
+        return str(error)
+    except NotImplementedError as error:
+        return f"not written yet: {error}"
     except (Exception, SystemExit) as error:         # of the student's code: anything
-        return f"{type(error).__name__}: {error} (in your code, while {said(name)})"
+        return f"{type(error).__name__}: {error} ({place(error)}, while {said(name)})"
     return None
+
+
+def place(error):
+    """Say where in the student's code an error came up, or that it did in the check."""
+    others = "site-packages", "<frozen", f"{os.sep}lib{os.sep}python", f"{os.sep}checks{os.sep}"
+    own = [frame for frame in traceback.extract_tb(error.__traceback__)
+           if not any(part in frame.filename for part in others)]
+    return (f"in your code, {os.path.basename(own[-1].filename)}, line {own[-1].lineno}" if own else
+            "in the check, from what your code returned")
 
 
 def said(name):

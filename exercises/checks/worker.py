@@ -1,6 +1,6 @@
 """Check one submission, in a process of its own that `exercises.grade` starts in a fresh handout.
 
-    python -m checks.worker SEED GIGABYTES HIDDEN NUMBER:CHECK ...
+    python -m checks.worker SEED GIGABYTES SUBMISSIONS PROJECT NUMBER:CHECK ...
 
 It imports the checks first, then gives up what a submission has no use for, and only then lets it
 run.  Each result is a line of JSON on the stdout that this process was started with, marked with
@@ -30,22 +30,24 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 def guard(scratch, hidden):
     """From now on refuse the network, other processes, and files that are none of its business.
 
-    It may write below the folder scratch only, and not look below hidden.  Python code cannot
-    remove an audit hook; machine code could go around it.
+    It may write below the folder scratch only, and not look below those of hidden: what others
+    handed in, and the project with its answers.  Python code cannot remove an audit hook; machine
+    code could go around it.
     """
     def below(path, folder):
         if isinstance(path, (str, bytes, os.PathLike)):
             path = os.path.realpath(os.fsdecode(path))
             return path == folder or path.startswith(folder + os.sep)
 
-    own = os.path.dirname(scratch)
+    allowed = os.path.dirname(scratch), *map(os.path.realpath, (sys.prefix, sys.base_prefix))
 
     def hook(event, args):
         if event.startswith(FORBIDDEN):
             raise PermissionError(f"not while it is graded: {event}")
-        if event in ("open", "os.listdir", "os.scandir") and below(args[0], hidden) \
-                and not below(args[0], own):
-            raise PermissionError("not while it is graded: reading what others handed in")
+        if event in ("open", "os.listdir", "os.scandir") and not any(
+                below(args[0], folder) for folder in allowed):
+            if any(below(args[0], folder) for folder in hidden):
+                raise PermissionError(f"not while it is graded: reading {args[0]}")
         writes = event == "open" and args[2] & WRITING and not isinstance(args[0], int)
         for path in args[:1 if writes else 2] if writes or event.startswith(CHANGES) else ():
             if below(path, scratch) is False and path != os.devnull:
@@ -74,7 +76,7 @@ def warm_up():
 
 
 def main():
-    seed, gigabytes, hidden, *todo = sys.argv[1:]
+    seed, gigabytes, submissions, project, *todo = sys.argv[1:]
     token = sys.stdin.readline().strip()
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     for fd in (0, 1, 2):
@@ -94,7 +96,7 @@ def main():
     os.mkdir(scratch)
     os.chdir(scratch)
     limit_memory(gigabytes)
-    guard(scratch, hidden)
+    guard(scratch, (submissions, project))
     tell("ready")
     for number, name in todo:
         tell(number, name, run.run(number, name, student))
