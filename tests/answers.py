@@ -403,8 +403,8 @@ WRONG += [
     (9, IMITATE, "return x[torch.randint(len(x), (n,))]", "points are copied"),
     (9, IMITATE, "return x[torch.randint(len(x), (n,))] + 0.03 * torch.randn(n, 2)",
      "was hardly run"),
-    (9, IMITATE, "ddpm.loss(Network(ddpm.T), x)\nreturn ddpm.sample(Network(ddpm.T), (n, 2))",
-     "not trained long enough"),
+    (9, IMITATE, "for _ in range(20):\n    ddpm.loss(Network(ddpm.T), x)\n"
+                 "return ddpm.sample(Network(ddpm.T), (n, 2))", "not trained long enough"),
     (9, IMITATE, swap(SHORT, "return ddpm.sample(model, (n, 2))", "t = torch.full((n,), ddpm.T)\n"
                       "x_T = torch.randn(n, 2)\n"
                       "return ddpm.predict_x_0(x_T, t, model(x_T, t)).clamp(-1, 1)"),
