@@ -262,6 +262,9 @@ def test_losses_are_float32_where_the_network_is_bfloat16():
             found.append(losses)
         torch.testing.assert_close(*found, rtol=0.05, atol=0.02)
     assert all(weight.grad.isfinite().all() for weight in net.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        both = net(torch.randn(1, 2, 8, 8), torch.tensor([3]), variance=True)
+    assert [each.dtype for each in both] == [torch.float32] * 2
 
 
 # ---- Eq. 18 ----
