@@ -229,7 +229,8 @@ def draw_figure(samples, mixed, panels):
         axes[name].set_title(title, fontsize=9)
         axes[name].set_xlabel("steps", fontsize=9)
         axes[name].grid(alpha=0.3, which="both")
-        axes[name].legend(fontsize=8)
+        axes[name].margins(y=0.3)                    # room for the legend
+        axes[name].legend(fontsize=8, ncols=3, loc="upper right")
     return figure
 
 
