@@ -6,6 +6,7 @@
 Without the "--" torchrun takes --n for an option of its own.
 """
 import contextlib
+import gc
 import os
 import sys
 from datetime import timedelta
@@ -26,6 +27,8 @@ def join(device="auto"):
             raise ValueError(f"--device must be auto, cuda or cpu under torchrun, not {device}")
         if own_gpu():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))         # what "cuda" means here
+        # Imported later, it would keep the group, and gloo's threads, past `leave`: as defaults.
+        from torch.distributed.nn import functional  # noqa: F401
         dist.init_process_group("gloo", timeout=timedelta(days=1))       # the first one samples
         if rank() > 0:
             sys.stdout = open(os.devnull, "w")
@@ -37,8 +40,13 @@ def own_gpu():
 
 
 def leave():
-    """Part from the other processes at the end of a run."""
+    """Part from the other processes at the end of a run.
+
+    Gloo's threads end with the last reference to the group.  One that lives on may abort the
+    process when the interpreter ends.
+    """
     if dist.is_initialized():
+        gc.collect()                                 # what is left of DistributedDataParallel
         dist.destroy_process_group()
 
 
