@@ -89,7 +89,7 @@ def take(path, wanted):
     for file in has(root):
         try:
             source = there["/".join((*root, file))]().decode("utf-8-sig")
-            ast.parse(source)
+            ast.parse(source, file)
             found[file] = source
         except Exception as error:                   # of a damaged zip, or of what is no Python
             remarks.append(f"{file} cannot be read: {error}")
@@ -104,7 +104,7 @@ def check(staged, todo, seed, gigabytes, seconds, hidden):
         todo: list of (number, name of a check), in order.
         seed, gigabytes: of the worker.
         seconds: that a check may take, unless its exercise says otherwise.
-        hidden: Path that the worker may not read.
+        hidden: Path of what others handed in, which the worker may not read.
 
     Returns:
         {(number, name): None if it passes, else what is wrong}.
@@ -144,15 +144,15 @@ def worker(staged, todo, seed, gigabytes, hidden):
         process = subprocess.Popen(
             [sys.executable, "-m", "checks.worker", str(seed), str(gigabytes), hidden, make.ROOT,
              *(f"{number}:{name}" for number, name in todo)], cwd=staged, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=stderr, env={**keep, "OMP_NUM_THREADS": "1"}, text=True,
-            start_new_session=True)
+            stdout=subprocess.PIPE, stderr=stderr, env={**keep, "OMP_NUM_THREADS": "1"},
+            encoding="utf-8", errors="replace", start_new_session=True)
     token, lines = secrets.token_hex(), queue.Queue()
 
     def listen():
         for line in process.stdout:
             with contextlib.suppress(ValueError):
                 result = json.loads(line)
-                if isinstance(result, list) and result[0] == token:      # else it is not the worker
+                if isinstance(result, list) and result[:1] == [token]:   # else it is not the worker
                     lines.put(result[1:])
         lines.put(None)
 

@@ -80,25 +80,26 @@ def locate(name):
 
 # ---- functions, by the syntax tree ----
 
-def find(source, name):
-    """Return the node of a function, "q_sample" or "DDPM.q_sample", in a module's source.
+def functions(source):
+    """Return {name: node} of a module's functions and methods, as "at" and "DDPM.q_sample"."""
+    found = {}
+    for top in ast.parse(source).body:
+        of_class = isinstance(top, ast.ClassDef)
+        for node in top.body if of_class else [top]:
+            if isinstance(node, ast.FunctionDef):
+                found[f"{top.name}.{node.name}" if of_class else node.name] = node
+    return found
+
+
+def replace_body(source, name, text):
+    """Return the source of a module with another body for one of its functions.
 
     Raises:
         ValueError: there is no such function.
     """
-    scope = ast.parse(source)
-    for part in name.split("."):
-        found = [node for node in scope.body
-                 if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == part]
-        if not found:
-            raise ValueError(f"there is no {name} in this source")
-        scope = found[0]
-    return scope
-
-
-def replace_body(source, name, text):
-    """Return the source of a module with another body for one of its functions."""
-    node = find(source, name)
+    node = functions(source).get(name)
+    if node is None:
+        raise ValueError(f"there is no {name} in this source")
     statement = node.body[0]
     docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
     first = statement.end_lineno if docstring else statement.lineno - 1
@@ -124,39 +125,30 @@ def override(source, other):
 
     What has none there is added at the end.
     """
-    for top in ast.parse(other).body:
-        inside = [(f"{top.name}.{node.name}", node) for node in top.body
-                  if isinstance(node, ast.FunctionDef)] if isinstance(top, ast.ClassDef) else []
-        names = [(top.name, top)] if isinstance(top, ast.FunctionDef) else inside
-        for name, node in names:
-            text = other.splitlines(keepends=True)[slice(*span(node))]
-            lines = source.splitlines(keepends=True)
-            try:
-                first, last = span(find(source, name))
-            except ValueError:
-                first, last, text = len(lines), len(lines), ["\n", "\n", *text]
-            source = "".join(lines[:first] + text + lines[last:])
+    for name, node in functions(other).items():
+        text, lines = other.splitlines(keepends=True)[slice(*span(node))], source.splitlines(True)
+        there = functions(source)
+        first, last = span(there[name]) if name in there else (len(lines), len(lines))
+        gap = [] if name in there else ["\n", "\n"]
+        source = "".join(lines[:first] + gap + text + lines[last:])
     return source
+
+
+def variant_of(file, variant):
+    """Return the source of what a variant puts into a file; for most it is nothing."""
+    path = ROOT / "exercises" / "variants" / str(variant) / file
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def overridden(file, variant):
     """Return the names, as "ddpm.DDPM.loss", of what a variant puts into a file."""
-    other = ROOT / "exercises" / "variants" / str(variant) / file
-    if not other.exists():
-        return []
-    module, names = file.removesuffix(".py").replace("/", "."), []
-    for top in ast.parse(other.read_text(encoding="utf-8")).body:
-        inside = top.body if isinstance(top, ast.ClassDef) else [top]
-        prefix = f"{module}.{top.name}" if isinstance(top, ast.ClassDef) else module
-        names += [f"{prefix}.{node.name}" for node in inside if isinstance(node, ast.FunctionDef)]
-    return names
+    module = file.removesuffix(".py").replace("/", ".")
+    return {f"{module}.{name}" for name in functions(variant_of(file, variant))}
 
 
 def source_of(file, variant=0):
     """Return the source of a file of this project, as a variant has it."""
-    source = (ROOT / file).read_text(encoding="utf-8")
-    other = ROOT / "exercises" / "variants" / str(variant) / file
-    return override(source, other.read_text(encoding="utf-8")) if other.exists() else source
+    return override((ROOT / file).read_text(encoding="utf-8"), variant_of(file, variant))
 
 
 # ---- handouts ----
@@ -222,7 +214,7 @@ def make(chosen, out, solutions=False, variant=0):
     edited = {file for exercise in chosen for file in exercise.files}
     files, asked = papers_behind(edited), {name for each in chosen for name in each.blanks}
     for file in {*MODULES, *files}:
-        theirs = asked & set(overridden(file, variant))
+        theirs = asked & overridden(file, variant)
         write(out / file, source_of(file, variant if theirs else 0))
     if any(file.startswith("papers/") for file in files):
         write(out / "papers" / "__init__.py", "")
@@ -240,7 +232,7 @@ def make(chosen, out, solutions=False, variant=0):
                 write(path, blank(path.read_text(encoding="utf-8"), function, exercise))
     copy_checks(chosen, out, variant)
     write(out / "pyproject.toml", PYPROJECT)
-    write(out / "README.md", readme(chosen, asked & set(overridden("ddpm.py", variant))))
+    write(out / "README.md", readme(chosen, asked & overridden("ddpm.py", variant)))
     if solutions:
         write(out / "RUBRIC.md", rubric(chosen))
 

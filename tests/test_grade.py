@@ -104,8 +104,9 @@ def test_what_a_submission_may_not_do_fails_with_its_reason(tmp_path, monkeypatc
 
 def test_a_submission_that_hangs_dies_or_lies_loses_that_exercise_only(tmp_path):
     forged = json.dumps(["", 1, "check_the_first_schedule_is_evenly_spaced", None])
+    noise = forged.encode() + b"\n[]\n7\n\xff\n"
     submit(tmp_path / "in" / "die", first=f"print({forged!r}, flush=True)\nimport os\n"
-           f"for fd in range(3, 20):\n    try:\n        os.write(fd, {forged.encode()!r} + b'\\n')"
+           f"for fd in range(3, 20):\n    try:\n        os.write(fd, {noise!r})"
            "\n    except OSError:\n        pass\nos._exit(0)")
     submit(tmp_path / "in" / "exit", first="import sys\nsys.exit(0)")
     submit(tmp_path / "in" / "hang", q_sample="while True:\n    pass")
