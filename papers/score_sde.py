@@ -280,8 +280,8 @@ def likelihood_loss(ddpm, model, x_0, labels):
 
         beta_t / (1 - alpha_bar_t) || eps_theta(x_t, t) - eps ||^2
 
-    T/2 times the mean over t is in nats a pixel what depends on the model in a bound (2101.09258,
-    Eq. 4, sec. 4.1); it is Eq. 12 of Ho et al. 2020 for sigma_t^2 = beta_t, but for 1 / alpha_t.
+    T/2 times the mean over t is in nats a pixel what depends on the model in the bound of
+    2101.09258; it is Eq. 12 of Ho et al. 2020 for sigma_t^2 = beta_t, but for 1 / alpha_t.
     """
     losses, t = L_simple(ddpm, model, x_0, labels)
     return ddpm.beta[t] / ddpm.one_minus_alpha_bar[t] * losses, t

@@ -148,7 +148,7 @@ def test_no_jump_of_any_length_gives_nan(beta):
 
 @pytest.mark.parametrize("eta", [0, 0.6, 1])
 def test_a_jump_keeps_the_marginals_whatever_eta(eta):
-    """Lemma 1 of appendix B: from q(x_t | x_0) to q(x_s | x_0)."""
+    """From q(x_t | x_0) to q(x_s | x_0)."""
     c, t, s, n = 0.4, 7, 3, 100_000
     x_t = math.sqrt(ALPHA_BAR[t]) * c + math.sqrt(1 - ALPHA_BAR[t]) * torch.randn(n, 1, 1, 1)
     x_s = step(strong(), point_mass(c, STRONG), x_t, t, s, eta)

@@ -157,8 +157,10 @@ def test_on_a_mixture_all_three_have_the_same_best_cubic():
     def features(x):
         return torch.cat([torch.ones_like(x), x, x ** 3], 1)
 
-    best = [minimiser(lambda theta: loss(lambda x, sigma: (features(x) @ theta)[:, None], x_0,  # noqa: B023
-                                         sigma, noise(6)), 3) for loss in (dsm_loss, sliced_loss)]
+    def at(loss):
+        return lambda theta: loss(lambda x, _: (features(x) @ theta)[:, None], x_0, sigma, noise(6))
+
+    best = [minimiser(at(loss), 3) for loss in (dsm_loss, sliced_loss)]
     x = perturb(x_0, sigma, noise(6))[2]
     explicit = torch.linalg.lstsq(features(x), mixture.score(x, 1, 0.25)).solution[:, 0]
     for theta in best:
@@ -341,8 +343,9 @@ def test_the_relative_error_is_0_for_the_truth_1_for_nothing_and_quadratic_betwe
     for sigma in (1.0, 5.0):
         level = torch.tensor([sigma])
         for scale, expected in ((1, 0), (0, 1), (1.1, 0.01), (3, 4)):
-            assert relative_error(lambda x, sigma: scale * ncsn.exact(x, sigma), level,  # noqa: B023
-                                  noise()) == pytest.approx(expected, rel=1e-3, abs=1e-9)
+            error = relative_error(lambda x, sigma, scale=scale: scale * ncsn.exact(x, sigma),
+                                   level, noise())
+            assert error == pytest.approx(expected, rel=1e-3, abs=1e-9)
 
     def shifted(x, sigma):
         assert len(x) == 20_000

@@ -281,8 +281,8 @@ def test_the_error_estimate_is_that_of_an_embedded_method_of_order_4():
     """It vanishes for y' = c^3, which both integrate exactly, and does not for y' = c^4."""
     y = torch.zeros(1, 1, dtype=torch.float64)
     for power, few in ((3, True), (4, False)):
-        got, evaluations = dormand_prince(lambda y, c: torch.full_like(y, (power + 1) * c ** power),  # noqa: B023
-                                          y, 0.0, 8.0, 1e-9, 1e-9)
+        got, evaluations = dormand_prince(
+            lambda y, c, n=power: torch.full_like(y, (n + 1) * c ** n), y, 0.0, 8.0, 1e-9, 1e-9)
         assert got.item() == pytest.approx(8.0 ** (power + 1), rel=1e-12)
         assert (evaluations < 25) == few
 
