@@ -18,7 +18,6 @@ logarithm; p_t of Eq. 18 has a uniform part of 0.001.
 """
 import math
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,10 +25,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import data
-import parallel
-import train
-from checkpoint import read_checkpoint
 from ddpm import DDPM, at
+from papers.training import load_eps, train_eps
 from papers.variational_bound import decoder_nll, kl, send
 from sample import (NETWORK, Parser, arguments, batch_size, check_writable, file_name, grid,
                     integer, load, newest_checkpoint, one_line_errors, pick_device, save_figure)
@@ -242,27 +239,14 @@ def network(config):
 
 def load_learned(path, device):
     """Do what sample.load does, for a VarianceUNet."""
-    try:
-        return load(path, device, network(read_checkpoint(path)["config"]))
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise ValueError(f"{path} has no network with a learned variance, as python -m papers."
-                         f"improved_ddpm train makes it ({error})") from error
+    return load_eps(path, device, network)
 
 
 def run_train(argv):
     parser = Parser(__doc__, "All flags of train.py work as well.")
     parser.add_argument("--objective", choices=("hybrid", "vlb"), default="hybrid")
-    parser.add_argument("--resume", action="store_true", help="go on, with the flags of that run")
-    own, rest = parser.parse_known_args(argv)
-    config, _ = train.parse(["--out", "runs/improved", *rest])
-    if own.resume:
-        stored, _, _ = load_learned(Path(config.out, "checkpoint.pt"), "cpu")
-        config = replace(train.Config(**stored), out=config.out)
-    torch.manual_seed(config.seed)                   # the weights that train.py starts from
-    loss = L_hybrid if own.objective == "hybrid" else L_vlb(config.T)
-    train.train(config, network(vars(config)), loss, own.resume)
-    print(f"now: python -m papers.improved_ddpm --checkpoint {config.out}/checkpoint.pt")
-    parallel.leave()
+    train_eps(parser, argv, "runs/improved", network,
+              lambda own, config: L_hybrid if own.objective == "hybrid" else L_vlb(config["T"]))
 
 
 def draw_figure(L, v, samples):

@@ -12,7 +12,7 @@ from torch.distributions import Normal, kl_divergence
 import data
 import sample as core
 from ddpm import DDPM
-from papers import improved_ddpm, variational_bound
+from papers import improved_ddpm, training, variational_bound
 from papers.improved_ddpm import (L_hybrid, L_vlb, VarianceUNet, bound, fixed, log_variance,
                                   respace, sample, term)
 from schedules import cosine_beta_schedule, linear_beta_schedule
@@ -473,7 +473,7 @@ def test_training_starts_from_the_weights_and_the_data_of_train_py(flags, object
 
     def spy(config, model, loss, resume):
         seen.append((config, model, loss, resume))
-    monkeypatch.setattr(improved_ddpm.train, "train", spy)
+    monkeypatch.setattr(training.train, "train", spy)
     improved_ddpm.main(["train", *flags(), "--objective", objective])
     (config, model, loss, resume), = seen
     torch.manual_seed(config.seed)
@@ -522,7 +522,7 @@ def test_wrong_arguments_end_in_one_line(learned, trained, flags, tmp_path, caps
     no(["train", "--steps", "0"], "--steps")
     no(["train", "--resume", "--out", tmp_path / "none"], how)
     no(["train", *flags("--out", str(learned.parent))], "already holds a run")
-    core_train = improved_ddpm.train
+    core_train = training.train
     core_train.main(flags("--T", "4", "--out", str(tmp_path / "other")))
     capsys.readouterr()
     no(["--checkpoint", learned, "--simple", tmp_path / "other" / "checkpoint.pt"], "differ", "T")

@@ -1,0 +1,130 @@
+"""What papers that need a network of their own share: training it, and loading it again.
+
+A network that predicts eps, whatever else it is told, trains by the core's own loop: `train_eps`
+gives `python -m papers.NAME train` the flags, files and --resume of train.py.  `fit` is a loop for
+the other networks: classifiers, autoencoders, what lives in their latents.
+
+    python -m papers.training runs/NAME/checkpoint.pt assets/NAME.pt
+
+copies of a checkpoint what sampling needs, a quarter of it.  So the files in assets/ were made.
+"""
+import copy
+import inspect
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import data
+import parallel
+import train
+from checkpoint import check_weights, read_checkpoint, write_checkpoint
+from sample import Parser, autocast, load, one_line_errors
+
+
+def train_eps(parser, argv, out, network, loss):
+    """Run train.py's loop with another network and loss, from the command line.
+
+    Args:
+        parser: sample.Parser with the program's own flags; train.py's are read beside them.
+        argv: what follows "train".
+        out: the default of --out.
+        network: called as network(config), returns an untrained network; config is a dict.
+        loss: called as loss(own, config) with the parsed own flags, returns a loss as `train.train`
+            takes it.
+    """
+    parser.add_argument("--resume", action="store_true", help="go on, with the flags of that run")
+    own, rest = parser.parse_known_args(argv)
+    config, _ = train.parse(["--out", out, *rest])
+    if own.resume:
+        stored, _, _ = load_eps(Path(config.out, "checkpoint.pt"), "cpu", network)
+        config = replace(train.Config(**stored), out=config.out)
+    torch.manual_seed(config.seed)                   # the weights that train.py starts from
+    train.train(config, network(vars(config)), loss(own, vars(config)), own.resume)
+    parallel.leave()
+
+
+def load_eps(path, device, network):
+    """Do what `sample.load` does, for a network that `train_eps` trained.
+
+    Raises:
+        ValueError: the file is not there, or is of another network.
+    """
+    try:
+        return load(path, device, network(read_checkpoint(path)["config"]))
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise other(path, network) from error
+
+
+def other(path, network):
+    """Return what to raise where a file is not of a paper's network."""
+    paper = Path(inspect.getsourcefile(network)).stem
+    return ValueError(f"{path} is not there, or has no network as python -m papers.{paper} train "
+                      "makes it")
+
+
+def fit(model, loss, x, labels, steps, batch_size=64, lr=2e-3, label="training"):
+    """Minimise a loss by Adam, with the rate raised and lowered again over the run.
+
+    Args:
+        model: network, on the device where it is to be trained.
+        loss: called as loss(model, x_0, labels), x_0 (B, C, H, W) in [-1, 1]; returns a scalar.
+        x: (N, C, H, W) uint8; labels: (N,) int64.
+        steps, batch_size, lr: an int, an int, the highest rate.
+        label: what the line of progress says.
+
+    Returns:
+        The averaged network (EMA, decay 0.999), in eval mode, without gradients.
+    """
+    device = next(model.parameters()).device
+    ema = copy.deepcopy(model).eval().requires_grad_(False)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=0.1)
+    for step in data.track(range(steps), f"{label}, steps"):
+        i = torch.randint(len(x), (batch_size,))
+        optimizer.zero_grad()
+        with autocast(device):
+            value = loss(model, data.to_model(x[i]).to(device), labels[i].to(device))
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        train.update_ema(ema, model, min(0.999, (1 + step) / (10 + step)))
+    return ema
+
+
+def save_fit(path, config, step, model):
+    """Write what `fit` returned; config is a dict of what `load_fit` needs to build it again."""
+    write_checkpoint({"config": config, "step": step, "ema": model.state_dict()}, path)
+
+
+def load_fit(path, device, network):
+    """Return (config, model) of a file of `save_fit`; network as for `train_eps`.
+
+    Raises:
+        ValueError: the file is not there, not whole, or of another network.
+    """
+    try:
+        content = read_checkpoint(path)
+        model = network(content["config"])
+        check_weights(content["ema"], model)
+        model.load_state_dict(content["ema"])
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        raise other(path, network) from error
+    return content["config"], model.to(device).eval().requires_grad_(False)
+
+
+def main(argv=None):
+    parser = Parser(__doc__)
+    parser.add_argument("checkpoint", type=Path, help="of a run")
+    parser.add_argument("out", type=Path, help="the copy")
+    args = parser.parse_args(argv)
+    with one_line_errors("training.py"):
+        content = read_checkpoint(args.checkpoint)
+        write_checkpoint({name: content[name] for name in ("config", "step", "ema")}, args.out)
+        print(f"wrote {args.out}, {args.out.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
