@@ -6,7 +6,8 @@ the other networks: classifiers, autoencoders, what lives in their latents.
 
     python -m papers.training runs/NAME/checkpoint.pt assets/NAME.pt
 
-copies of a checkpoint what sampling needs, a quarter of it.  So the files in assets/ were made.
+copies of a checkpoint what sampling needs, with the weights in float16, which has 11 bits of each:
+an eighth of it.  So the files of papers in assets/ were made; read again, weights are float32.
 """
 import copy
 import inspect
@@ -34,12 +35,19 @@ def train_eps(parser, argv, out, network, loss):
         loss: called as loss(own, config) with the parsed own flags, returns a loss as `train.train`
             takes it.
     """
-    parser.add_argument("--resume", action="store_true", help="go on, with the flags of that run")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, with "
+                        "its flags but for those given now")
     own, rest = parser.parse_known_args(argv)
     config, _ = train.parse(["--out", out, *rest])
     if own.resume:
-        stored, _, _ = load_eps(Path(config.out, "checkpoint.pt"), "cpu", network)
-        config = replace(train.Config(**stored), out=config.out)
+        content, _, _ = load_eps(Path(config.out, "checkpoint.pt"), "cpu", network)
+        stored, default = train.Config(**content), train.parse([])[0]
+        given = {name: value for name, value in vars(config).items()
+                 if getattr(stored, name) != value != getattr(default, name)}
+        for name in given.keys() & set(train.FIXED):
+            train.refuse(name, f"is {getattr(stored, name)} in this run; it cannot change on the "
+                               "way")
+        config = replace(stored, **{**given, "out": config.out})
     torch.manual_seed(config.seed)                   # the weights that train.py starts from
     train.train(config, network(vars(config)), loss(own, vars(config)), own.resume)
     parallel.leave()
@@ -122,7 +130,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
     with one_line_errors("training.py"):
         content = read_checkpoint(args.checkpoint)
-        write_checkpoint({name: content[name] for name in ("config", "step", "ema")}, args.out)
+        ema = {name: weight.half() if weight.is_floating_point() else weight
+               for name, weight in content["ema"].items()}
+        write_checkpoint({**{name: content[name] for name in ("config", "step")}, "ema": ema},
+                         args.out)
         print(f"wrote {args.out}, {args.out.stat().st_size:,} bytes")
 
 
