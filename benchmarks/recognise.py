@@ -53,6 +53,20 @@ def read(net, x, confidence=0.9):
     return probability >= confidence, digit
 
 
+def diversity(x, y):
+    """Return the RMS distance of two images of one class, the mean over all such pairs.
+
+    Args:
+        x: (N, ...) images.
+        y: (N,) int64 classes; of each, or of one at least, there are two images.
+
+    Returns:
+        A float.
+    """
+    points = x.flatten(1) / x[0].numel() ** 0.5
+    return torch.cat([torch.pdist(points[y == k]) for k in y.unique()]).mean().item()
+
+
 def main():
     parser = arguments(__doc__)
     parser.add_argument("--n", type=integer(1), default=256, help="number of samples (256)")

@@ -154,7 +154,7 @@ def source_of(file, variant=0):
 # ---- handouts ----
 
 def papers_behind(files):
-    """Return these files and the papers they import, directly or not."""
+    """Return these files and the papers and benchmarks they import, directly or not."""
     found, todo = [], list(files)
     while todo:
         file = todo.pop()
@@ -165,7 +165,7 @@ def papers_behind(files):
                            [f"papers.{alias.name}" for alias in node.names]
                            if node.module == "papers" else [node.module or ""])]
             todo += [f"{module.replace('.', '/')}.py" for module in modules
-                     if module.startswith("papers.")]
+                     if module.startswith(("papers.", "benchmarks."))]
     return found
 
 
@@ -216,10 +216,12 @@ def make(chosen, out, solutions=False, variant=0):
     for file in {*MODULES, *files}:
         theirs = asked & overridden(file, variant)
         write(out / file, source_of(file, variant if theirs else 0))
-    if any(file.startswith("papers/") for file in files):
-        write(out / "papers" / "__init__.py", "")
+    for room in {file.split("/")[0] for file in files} & {"papers", "benchmarks"}:
+        write(out / room / "__init__.py", "")
     (out / "assets").mkdir()
     shutil.copy(ROOT / "assets" / "digits.pt", out / "assets")   # for sample.py and papers/
+    if "papers/classifier_free_guidance.py" in files:
+        shutil.copy(ROOT / "assets" / "guidance.pt", out / "assets")
     for exercise in chosen:
         for module, function in map(locate, exercise.blanks):
             path = out / f"{module}.py"

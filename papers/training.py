@@ -132,8 +132,10 @@ def main(argv=None):
         content = read_checkpoint(args.checkpoint)
         ema = {name: weight.half() if weight.is_floating_point() else weight
                for name, weight in content["ema"].items()}
-        write_checkpoint({**{name: content[name] for name in ("config", "step")}, "ema": ema},
-                         args.out)
+        config = content["config"]
+        if "out" in config:                          # where it was trained is nobody's business
+            config["out"] = f"runs/papers/{args.out.stem}"
+        write_checkpoint({"config": config, "step": content["step"], "ema": ema}, args.out)
         print(f"wrote {args.out}, {args.out.stat().st_size:,} bytes")
 
 

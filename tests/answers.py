@@ -695,3 +695,59 @@ WRONG += [
     (6, LOSS, swap(LOSS_BODY, "torch.randn_like(x_0)", "torch.randn_like(x_0[:1]).expand_as(x_0)"),
      "images of a batch share"),
 ]
+
+CFG = "papers.classifier_free_guidance."
+GUIDED, DROP = CFG + "guided", CFG + "drop_labels"
+GUIDED_BODY = """def both(x_t, t):
+    c, u = model(x_t, t, y), model(x_t, t)
+    return (1 + w) * c - w * u
+return both"""
+DROP_BODY = """gone = torch.rand(y.shape, device=y.device) < p_uncond
+return torch.where(gone, torch.full_like(y, null), y)"""
+RIGHT += [
+    (12, {GUIDED: GUIDED_BODY, DROP: DROP_BODY}),
+    (12, {GUIDED: "labels = torch.cat([y, torch.full_like(y, model.null)])\n"
+                  "def at_once(x_t, t):\n    x_t, t = torch.cat([x_t] * 2), torch.cat([t] * 2)\n"
+                  "    c, u = model(x_t, t, labels).chunk(2)\n"
+                  "    return c + w * (c - u)\nreturn at_once",
+          DROP: "y = y.clone()\ny[torch.bernoulli(torch.full(y.shape, p_uncond)).bool()] = null\n"
+                "return y"}),
+    (12, {GUIDED: "return lambda x_t, t: torch.lerp(model(x_t, t), model(x_t, t, y=y), 1.0 + w)"}),
+]
+WRONG += [
+    (12, GUIDED, swap(GUIDED_BODY, "(1 + w) * c - w * u", "w * c + (1 - w) * u"),
+     "w stands where 1 + w belongs"),
+    (12, GUIDED, swap(GUIDED_BODY, "(1 + w) * c - w * u", "u + w * (c - u)"),
+     "w stands where 1 + w belongs"),
+    (12, GUIDED, swap(GUIDED_BODY, "- w * u", "+ w * u"), "not taken away"),
+    (12, GUIDED, swap(GUIDED_BODY, "(1 + w) * c - w * u", "(1 + w) * u - w * c"), "changed places"),
+    (12, GUIDED, swap(GUIDED_BODY, " - w * u", ""), "is not taken away"),
+    (12, GUIDED, swap(GUIDED_BODY, "- w * u", "- u"), "has no factor w"),
+    (12, GUIDED, swap(GUIDED_BODY, "(1 + w) * c - w * u", "c"), "there is no guidance"),
+    (12, GUIDED, swap(GUIDED_BODY, "model(x_t, t, y), model(x_t, t)",
+                      "model(x_t, t), model(x_t, t)"), "label is forgotten"),
+    (12, GUIDED, swap(GUIDED_BODY, "model(x_t, t)\n", "model(x_t, t, 0 * y)\n"),
+     "class 0 is no null label"),
+    (12, GUIDED, swap(GUIDED_BODY, "model(x_t, t)\n", "model(x_t, t, 0 * y + 10)\n"),
+     "never asked without a label"),
+    (12, GUIDED, "return model", "label is forgotten"),
+    (12, GUIDED, swap(GUIDED_BODY, "return both", "both"), "must return a function"),
+    (12, GUIDED, swap(GUIDED_BODY, "    return (1 + w) * c - w * u", "    (1 + w) * c - w * u"),
+     "nothing was returned"),
+    (12, GUIDED, "kept = []\n" + swap(swap(
+        GUIDED_BODY, "    c, u", "    kept.append(x_t)\n    c, u"),
+        "model(x_t, t, y), model(x_t", "model(kept[0], t, y), model(kept[0]"), "another x_t"),
+    (12, DROP, swap(DROP_BODY, "y.shape", "()"), "all labels of a batch"),
+    (12, DROP, swap(DROP_BODY, "y.shape", "1"), "all labels of a batch"),
+    (12, DROP, swap(DROP_BODY, "<", ">"), "kept with probability"),
+    (12, DROP, "return y", "no label becomes"),
+    (12, DROP, swap(DROP_BODY, "torch.full_like(y, null)", "torch.zeros_like(y)"),
+     "becomes 0, which is a class"),
+    (12, DROP, swap(DROP_BODY, "null)", "10)"), "with null = 23"),
+    (12, DROP, "y[torch.rand(y.shape) < p_uncond] = null\nreturn y", "have changed"),
+    (12, DROP, swap(DROP_BODY, "return torch", "torch"), "nothing was returned"),
+    (12, DROP, "y = y.clone()\ny[torch.randperm(len(y))[:int(p_uncond * len(y))]] = null\nreturn y",
+     "same number of labels"),
+    (12, DROP, "return torch.where(torch.rand(y.shape) < p_uncond, float(null), y)", "int64"),
+    (12, DROP, swap(DROP_BODY, "< p_uncond", "< 0.1"), "share of labels"),
+]

@@ -8,7 +8,7 @@ from .kit import Wrong
 PLACES = {"schedules": "schedules", "ddpm": "ddpm", "unet": "unet", "train": "train",
           "analytic": "papers.analytic", "experiments": "papers.experiments",
           "variational_bound": "papers.variational_bound", "ddim": "papers.ddim",
-          "plane": "exercises.plane"}
+          "guidance": "papers.classifier_free_guidance", "plane": "exercises.plane"}
 
 
 class Student:
