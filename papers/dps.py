@@ -1,0 +1,248 @@
+"""Diffusion posterior sampling: x_0 from a measurement of it, masked, small, blurred or mixed.
+
+Chung et al. 2023, "Diffusion Posterior Sampling for General Noisy Inverse Problems" (DPS,
+arXiv:2209.14687), Eq. 10, 11 and 16, Algorithm 1, appendices C.2 and D.1.
+
+    python -m papers.dps [--checkpoint F] [--n 8] [--steps 250]
+
+Given y = A(x_0) + noise and a network that knows p(x_0), we want x_0 ~ p(x_0 | y).  The score of
+p(x_t | y) is that of p(x_t), which the network has, plus grad log p(y | x_t), which nobody has; DPS
+takes log p(y | x_0_hat) instead.  What this costs is measured where the posterior is known, on
+Gaussian data, beside the replacement method and papers/repaint.py.
+
+The paper's zeta' is `zeta`.  Its code steps along the gradient of the norm and not of its square:
+the same, if its `scale` is 2 zeta.  From its code: x_0_hat is clipped before A sees it, so that no
+gradient passes where it was, and x_0 is returned, after the last step, where Algorithm 1 has
+x_0_hat.
+"""
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+
+import data
+from ddpm import DDPM, at
+from papers.ddim import rms
+from papers.improved_ddpm import respace
+from papers.repaint import inpaint
+from sample import (arguments, batch_size, check_writable, file_name, grid, integer, load,
+                    newest_checkpoint, one_line_errors, pick_device, save_figure)
+from schedules import cosine_beta_schedule
+
+NOISE = 0.05                                         # sigma of the paper's measurements, sec. 4
+
+
+def guide(ddpm, model, y, A, x_t, t, clip=True):
+    """Return x_0_hat and zeta_t / zeta grad_{x_t} || y - A(x_0_hat) ||^2: 2 grad || . ||."""
+    with torch.enable_grad():
+        x_t = x_t.detach().requires_grad_()
+        x_0_hat = ddpm.estimate_x_0(model, x_t, t, clip)
+        norm = (y - A(x_0_hat)).flatten(1).norm(dim=1)           # of each image its own
+        gradient, = torch.autograd.grad(norm.sum(), x_t)
+    return x_0_hat.detach(), 2 * gradient
+
+
+def sample(ddpm, model, y, A, x_T, zeta=1.0, clip=True, generator=None):
+    """Draw x_0, given y = A(x_0) + noise.  Chung et al. 2023, Algorithm 1 and C.2.
+
+        x'_{t-1} = mu_tilde_t(x_t, x_0_hat) + sigma_t z                    a step of Algorithm 2
+        x_{t-1} = x'_{t-1} - zeta_t grad_{x_t} || y - A(x_0_hat) ||^2
+        zeta_t = zeta / || y - A(x_0_hat) ||
+
+    Args:
+        ddpm: DDPM.
+        model: called as model(x_t, t), returns eps_theta; gradients go through it.
+        y: (B, ...) measurements.
+        A: called as A(x_0), returns measurements in the shape of y; gradients go through it.
+        x_T: (B, C, H, W) noise.
+        zeta: float; the paper takes 0.3 to 1 (D.1), and 0 is Algorithm 2.
+        clip, generator: as for `DDPM.p_sample`.
+
+    Returns:
+        (B, C, H, W) float images x_0.
+    """
+    x_t = x_T
+    for t in data.track(range(ddpm.T, 0, -1), "posterior sampling, times"):
+        x_0_hat, gradient = guide(ddpm, model, y, A, x_t, t, clip)
+        x_t = ddpm.posterior_sample(x_0_hat, x_t, t, generator) - zeta * gradient
+    return x_t
+
+
+# ---- measurements ----
+
+def pool(x, factor):
+    """Make (B, C, H, W) images smaller: (B, C, H / factor, W / factor) means of squares."""
+    H, W = x.shape[2:]
+    if factor < 1 or H % factor or W % factor:
+        raise ValueError(f"{H} x {W} pixels do not part into squares of {factor} x {factor}")
+    return F.avg_pool2d(x, factor)
+
+
+def blur(x, s):
+    """Blur (B, C, H, W) images by a Gaussian of s pixels (a standard deviation), cut at 3 s."""
+    reach = min(math.ceil(3 * s), x.shape[2] - 1, x.shape[3] - 1)            # what can be reflected
+    k = torch.exp(-torch.arange(-reach, reach + 1, device=x.device) ** 2 / (2 * s ** 2)).to(x)
+    k = (k / k.sum()).expand(x.shape[1], 1, 1, -1)
+    x = F.pad(x, [reach] * 4, mode="reflect")
+    return F.conv2d(F.conv2d(x, k, groups=len(k)), k.transpose(2, 3), groups=len(k))
+
+
+def random_map(shape, M, generator=None):
+    """Return A, which measures (B, *shape) images along M random directions at right angles."""
+    Q = torch.linalg.qr(torch.randn(math.prod(shape), M, generator=generator)).Q
+    return lambda x: x.flatten(1) @ Q.to(x)
+
+
+def back_project(A, y, shape):
+    """Return what y alone says: c A^T y, (B, *shape), with the c that brings A of it nearest to y.
+
+    Of a mask, `pool` and `random_map`, which are linear, it is the least image that explains y.
+    """
+    x = y.new_zeros(len(y), *shape, requires_grad=True)
+    back, = torch.autograd.grad(A(x), x, y)
+    again = A(back).flatten(1)
+    c = (again * y.flatten(1)).sum(1) / again.square().sum(1)
+    return c.reshape(-1, *[1] * len(shape)) * back
+
+
+def psnr(x, y):
+    """Return the peak signal-to-noise ratio of images in [-1, 1], (B,) dB: 10 log10(2^2 / MSE)."""
+    return 10 * torch.log10(4 / ((x - y) ** 2).flatten(1).mean(1))
+
+
+# ---- where the posterior is known ----
+
+class Gaussian:
+    """Data x_0 ~ N(m, C) with correlated pixels, and the perfect network for it.
+
+        eps* = sqrt(1 - alpha_bar_t) V^-1 (x_t - sqrt(alpha_bar_t) m)
+        V = alpha_bar_t C + (1 - alpha_bar_t) I
+    """
+
+    def __init__(self, ddpm, m, C):
+        """Take m, (D,), and C, (D, D), in the dtype of all that comes."""
+        self.ddpm, self.m, self.C = ddpm, m, C
+        self.variances, self.axes = torch.linalg.eigh(C)
+
+    def __call__(self, x_t, t):
+        """Return eps*, (B, D)."""
+        a, b = (at(c, t, x_t) for c in (self.ddpm.alpha_bar, self.ddpm.one_minus_alpha_bar))
+        along = (x_t - a.sqrt() * self.m) @ self.axes
+        return b.sqrt() * along / (a * self.variances + b) @ self.axes.T
+
+    def posterior(self, A, y, s):
+        """Return mean (..., D) and covariance of x_0, given y = A x_0 + N(0, s^2 I), (..., M).
+
+            m + G (y - A m)  and  C - G A C,   G = C A^T (A C A^T + s^2 I)^-1
+        """
+        noise = s ** 2 * torch.eye(len(A), dtype=A.dtype)
+        G = torch.linalg.solve(A @ self.C @ A.T + noise, A @ self.C).T
+        return self.m + (y - A @ self.m) @ G.T, self.C - G @ A @ self.C
+
+
+def compare(n, seed):
+    """Draw n times for each of 8 images of 8 correlated pixels, of which 4 are measured exactly.
+
+    Returns:
+        {way: (error of the mean, error of the covariance, error of the measured pixels)}, floats:
+        RMS of the others, in posterior standard deviations; relative; RMS.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = functools.partial(torch.randn, generator=generator, dtype=torch.float64)
+    ddpm = DDPM(cosine_beta_schedule(100)).double()
+    place, eye = torch.arange(8.0, dtype=torch.float64), torch.eye(8, dtype=torch.float64)
+    C = torch.exp(-(place[:, None] - place) ** 2 / 8) / 4 + eye / 100
+    prior, A = Gaussian(ddpm, torch.zeros_like(place), C), eye[:4]
+    x_0 = (noise(8, 8) @ torch.linalg.cholesky(C).T).repeat_interleave(n, 0)
+    y = x_0 @ A.T
+    mean, cov = prior.posterior(A, y, 0)
+    mean, cov = mean[:, 4:], cov[4:, 4:]
+    exact = mean + noise(8 * n, 4) @ torch.linalg.cholesky(cov).T
+    draws = {"as many exact draws": torch.cat([y, exact], 1)}
+    for r in (1, 10):
+        draws[f"replacement, r = {r}"] = inpaint(ddpm, prior, x_0, A.sum(0), r, clip=False,
+                                                 generator=generator)
+    for zeta in (0.02, 0.1, 1.0):
+        draws[f"DPS, zeta = {zeta}"] = sample(ddpm, prior, y, lambda x: x @ A.T, noise(8 * n, 8),
+                                              zeta, False, generator)
+    errors = {}
+    for way, x in draws.items():
+        off = (x[:, 4:] - mean).reshape(8, n, 4)
+        bias = off.mean(1, keepdim=True)
+        spread = (off - bias).flatten(0, 1).T.cov()
+        errors[way] = (rms(bias) / cov.diag().mean().sqrt().item(),
+                       ((spread - cov).norm() / cov.norm()).item(), rms(x[:, :4] - y))
+    return errors
+
+
+# ---- the program ----
+
+def operators(shape, generator):
+    """Return {name: A}, four measurements of (B, *shape) images."""
+    C, H, W = shape
+    mask = (torch.rand(H, W, generator=generator) < 0.3).float()
+    return {"30% of the pixels": lambda x: mask.to(x) * x,
+            f"means of 4 x 4 pixels, {H // 4} x {W // 4} of them": lambda x: pool(x, 4),
+            "blurred": lambda x: blur(x, H / 10),
+            "random directions": random_map(shape, min(H * W // 4, 1024), generator)}
+
+
+def draw_figure(panels):
+    """Draw {title: {label: (n, C, H, W)}}: a panel each, with a row of images for each label."""
+    figure = Figure(figsize=(14, 7), layout="constrained")
+    for axes, (title, rows) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+        x = torch.stack(list(rows.values()))
+        picture = grid(x.flatten(0, 1), x.shape[1])
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set_yticks([picture.height / len(x) * (k + 0.5) for k in range(len(x))], list(rows))
+        axes.set(title=title, xticks=[])
+    return figure
+
+
+def main(argv=None):
+    parser = arguments(__doc__)
+    parser.add_argument("--n", type=integer(1), default=8, help="number of images (8)")
+    parser.add_argument("--steps", type=integer(1), default=250,
+                        help="steps of the chain, at most T (250; the paper: 1000)")
+    parser.add_argument("--out", type=file_name(".png"), default="dps.png",
+                        help="the picture, a PNG (dps.png)")
+    args = parser.parse_args(argv)
+    with one_line_errors("dps.py"):
+        run(args)
+
+
+def run(args):
+    device, checkpoint = pick_device(args.device), args.checkpoint or newest_checkpoint()
+    config, ddpm, model = load(checkpoint, device)
+    H = config["image_size"]
+    x, _ = data.load(config["data"], H, config["image_channels"], "test", config["data_dir"])
+    check_writable(args.out)
+    generator = torch.Generator().manual_seed(args.seed)
+    chosen = torch.randperm(len(x), generator=generator)[:min(args.n, batch_size(H))]
+    x_0, panels, found = data.to_model(x[chosen]), {}, []
+    chain = respace(ddpm, model, min(args.steps, ddpm.T))
+    print(f"{len(x_0)} images, by {checkpoint} in {chain[0].T} steps, on {device}")
+    for name, A in operators(x_0.shape[1:], generator).items():
+        y = A(x_0)
+        y = y + NOISE * torch.randn(y.shape, generator=generator)
+        x_T = torch.randn(x_0.shape, generator=generator).to(device)
+        noise = torch.Generator(device).manual_seed(args.seed)
+        rows = {"y alone": back_project(A, y, x_0.shape[1:])}
+        if y.shape[2:] == (H // 4, H // 4):
+            rows["bicubic"] = F.interpolate(y, (H, H), mode="bicubic")
+        rows["DPS"] = sample(*chain, y.to(device), A, x_T, generator=noise).cpu()
+        dB = {label: psnr(row.clamp(-1, 1), x_0).mean() for label, row in rows.items()}
+        panels[name] = {"x_0": x_0, **rows}
+        found.append(f"{name}: " + ", ".join(f"{label} {each:.1f}" for label, each in dB.items()))
+    save_figure(draw_figure(panels), args.out)
+    print("PSNR in dB, of " + "; of ".join(found))
+    print(f"\n{'a posterior that is known':26}{'mean':>8}{'covariance':>12}{'measured':>10}")
+    for way, errors in compare(1000, args.seed).items():
+        print(f"{way:26}{errors[0]:8.3f}{errors[1]:12.3f}{errors[2]:10.3f}")
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()
