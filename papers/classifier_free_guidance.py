@@ -5,16 +5,15 @@ Ho & Salimans 2022, "Classifier-Free Diffusion Guidance" (arXiv:2207.12598), Eq.
     python -m papers.classifier_free_guidance train           as train.py, with its flags
     python -m papers.classifier_free_guidance [--checkpoint F] [--n 10] [--steps 100]
 
-`train` fills runs/papers/guidance.  The last command draws every class n times for several w, from
-the same noise, in a chain of fewer steps (papers/improved_ddpm.py); of rendered digits a classifier
-says how many are what was asked for.
+`train` fills runs/papers/classifier_free_guidance.  The last command draws every class n times for
+several w, from the same noise, in a chain of fewer steps (papers/improved_ddpm.py); of rendered
+digits a classifier says how many are what was asked for.
 
 The paper's z_lambda is x_t here, its c the label y, and its "null token" a label of its own, one
 beyond the classes.  Its w is what guidance adds: 0 is the conditional network alone, -1 the
 unconditional.  Elsewhere (Imagen, diffusers) a guidance scale of s means w = s - 1.
 """
 import sys
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -23,13 +22,13 @@ from torch import nn
 import data
 from benchmarks.recognise import diversity, read, train_classifier
 from papers.improved_ddpm import respace
-from papers.training import load_eps, train_eps
+from papers.training import ASSETS, load_eps, train_eps
 from sample import (NETWORK, Parser, arguments, batch_size, check_writable, file_name, grid,
                     integer, one_line_errors, pick_device, save_figure)
 from train import L_simple
 from unet import UNet
 
-SHIPPED = Path(__file__).resolve().parent.parent / "assets" / "guidance.pt"
+SHIPPED = ASSETS / "guidance.pt"
 CLASSES = 10                                         # of all data sets that have a name here
 WEIGHTS = -1, -0.5, 0, 1, 3, 7                       # w
 DRAWN = 0, 1, 3
@@ -127,7 +126,7 @@ def run_train(argv):
     parser = Parser(__doc__, "All flags of train.py work as well.")
     parser.add_argument("--p-uncond", type=probability, default=0.1,
                         help="share of the labels that are dropped, between 0 and 1 (0.1)")
-    train_eps(parser, argv, "runs/papers/guidance", network, loss)
+    train_eps(parser, argv, network, loss)
 
 
 def sample(ddpm, model, y, w, shape, steps, seed):

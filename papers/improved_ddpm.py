@@ -6,15 +6,15 @@ Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models" (arX
     python -m papers.improved_ddpm train --objective vlb     L_vlb, with importance-sampled t
     python -m papers.improved_ddpm [--checkpoint F] [--simple assets/digits.pt] [--n 64]
 
-`train` fills runs/improved.  The last command scores held-out images with the learned and with the
-fixed variances, the latter under the network of --simple if that is given, in chains of several
-lengths; and it draws the terms of the bound, v, and samples.
+`train` fills runs/papers/improved_ddpm.  The last command scores held-out images with the learned
+and with the fixed variances, the latter under the network of --simple if that is given, in chains
+of several lengths; and it draws the terms of the bound, v, and samples.
 
 The letters are the paper's, but its L_t is of t = 0..T-1 and ours, L_{t-1}, of 1..T.  Its cosine
 schedule, Eq. 17, is in schedules.py.  These are from the authors' code: L_simple is a mean over
-pixels and L_vlb in bits/dim, and lambda = 0.001 weighs the one against the other; the network puts
-out 2v - 1, so that v starts at 1/2; beta_tilde_2 stands for beta_tilde_1 = 0, which has no
-logarithm; p_t of Eq. 18 has a uniform part of 0.001.
+pixels and L_vlb in bits/dim, where lambda = 0.001 weighs the one against the other; the network
+puts out 2v - 1, so that v starts at 1/2; beta_tilde_2 stands for beta_tilde_1 = 0, which has no
+logarithm; p_t of sec. 3.3 has a uniform part of 0.001.
 """
 import math
 import sys
@@ -26,12 +26,13 @@ from torch import nn
 
 import data
 from ddpm import DDPM, at
-from papers.training import load_eps, train_eps
+from papers.training import ASSETS, load_eps, train_eps
 from papers.variational_bound import decoder_nll, kl, send
 from sample import (NETWORK, Parser, arguments, batch_size, check_writable, file_name, grid,
-                    integer, load, newest_checkpoint, one_line_errors, pick_device, save_figure)
+                    integer, load, one_line_errors, pick_device, save_figure)
 from unet import UNet
 
+SHIPPED = ASSETS / "improved.pt"
 LAMBDA = 0.001                                       # sec. 3.1
 STEPS = 25, 50, 100                                  # of the shorter chains in the picture
 
@@ -111,7 +112,7 @@ def L_hybrid(ddpm, model, x_0, labels):
 
 
 class L_vlb:
-    """L_vlb, with importance-sampled t.  Nichol & Dhariwal 2021, Eq. 18.
+    """L_vlb, with importance-sampled t.  Nichol & Dhariwal 2021, sec. 3.3.
 
         L_vlb = E_{t ~ p_t} [L_{t-1} / p_t],   p_t proportional to sqrt(E[L_{t-1}^2])
 
@@ -245,7 +246,7 @@ def load_learned(path, device):
 def run_train(argv):
     parser = Parser(__doc__, "All flags of train.py work as well.")
     parser.add_argument("--objective", choices=("hybrid", "vlb"), default="hybrid")
-    train_eps(parser, argv, "runs/improved", network,
+    train_eps(parser, argv, network,
               lambda own, config: L_hybrid if own.objective == "hybrid" else L_vlb(config["T"]))
 
 
@@ -287,7 +288,7 @@ def main(argv=None):
 
 
 def run(args):
-    device, checkpoint = pick_device(args.device), args.checkpoint or newest_checkpoint()
+    device, checkpoint = pick_device(args.device), args.checkpoint or SHIPPED
     config, ddpm, model = load_learned(checkpoint, device)
     other, _, simple = load(args.simple, device) if args.simple else (config, ddpm, model)
     same = "image_channels", "image_size", "T", "schedule"
@@ -307,7 +308,7 @@ def run(args):
     x_T = torch.randn(min(8, batch_size(H)), C, H, H, generator=noise(), device=device)
     for name, each in {"learned": model, "beta": fixed(simple, 1.0),
                        "beta_tilde": fixed(simple, 0.0)}.items():
-        print(f"{name}, {each is not model and args.simple or checkpoint}:")
+        print(f"{name}, {checkpoint if each is model else args.simple or checkpoint}:")
         for steps in chains:
             generator, chain = noise(), respace(ddpm, each, steps)     # for each the same x_t
             parts = [bound(*chain, data.to_model(part).to(device), generator=generator)

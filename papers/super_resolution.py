@@ -6,7 +6,7 @@ sec. 2, Algorithms 1 and 2.
     python -m papers.super_resolution train --channels 24        as train.py, with its flags
     python -m papers.super_resolution [--checkpoint F] [--n 12] [--samples 3]
 
-`train` fills runs/super_resolution.  The last command shrinks held-out images four times and
+`train` fills runs/papers/super_resolution.  The last command shrinks held-out images four times and
 enlarges them again: by bicubic interpolation; by DPS (papers/dps.py), which asks a network that
 knows nothing of the task; and by SR3.
 
@@ -32,14 +32,14 @@ import data
 from benchmarks.recognise import read, train_classifier
 from papers import dps
 from papers.dps import pool, psnr
-from papers.training import load_eps, train_eps
+from papers.training import ASSETS, load_eps, train_eps
 from sample import NETWORK, SHIPPED as UNCONDITIONAL
 from sample import (Parser, arguments, check_writable, draw, file_name, grid, integer, load,
                     one_line_errors, pick_device, save_figure)
 from train import L_simple
 from unet import UNet, initialise
 
-SHIPPED = Path(__file__).resolve().parent.parent / "assets" / "super_resolution.pt"
+SHIPPED = ASSETS / "super_resolution.pt"
 FACTOR = 4
 
 
@@ -116,8 +116,8 @@ def network(config):
 
 
 def run_train(argv):
-    train_eps(Parser(__doc__, "All flags of train.py work as well."), argv, "runs/super_resolution",
-              network, lambda own, config: conditional_loss)
+    train_eps(Parser(__doc__, "All flags of train.py work as well."), argv, network,
+              lambda own, config: conditional_loss)
 
 
 def draw_figure(rows):

@@ -4,7 +4,7 @@ A network that predicts eps, whatever else it is told, trains by the core's own 
 gives `python -m papers.NAME train` the flags, files and --resume of train.py.  `fit` is a loop for
 the other networks: classifiers, autoencoders, what lives in their latents.
 
-    python -m papers.training runs/NAME/checkpoint.pt assets/NAME.pt
+    python -m papers.training runs/papers/NAME/checkpoint.pt assets/NAME.pt
 
 copies of a checkpoint what sampling needs, with the weights in float16, which has 11 bits of each:
 an eighth of it.  So the files of papers in assets/ were made; read again, weights are float32.
@@ -24,13 +24,17 @@ from checkpoint import check_weights, read_checkpoint, write_checkpoint
 from sample import Parser, autocast, load, one_line_errors
 
 
-def train_eps(parser, argv, out, network, loss):
+ASSETS = Path(__file__).resolve().parent.parent / "assets"       # where what ships lies
+
+
+def train_eps(parser, argv, network, loss):
     """Run train.py's loop with another network and loss, from the command line.
+
+    The default of --out is runs/papers/NAME, which sample.py does not take for a run of train.py.
 
     Args:
         parser: sample.Parser with the program's own flags; train.py's are read beside them.
         argv: what follows "train".
-        out: the default of --out.
         network: called as network(config), returns an untrained network; config is a dict.
         loss: called as loss(own, config) with the parsed own flags, returns a loss as `train.train`
             takes it.
@@ -38,7 +42,7 @@ def train_eps(parser, argv, out, network, loss):
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, with "
                         "its flags but for those given now")
     own, rest = parser.parse_known_args(argv)
-    config, _ = train.parse(["--out", out, *rest])
+    config, _ = train.parse(["--out", f"runs/papers/{paper(network)}", *rest])
     if own.resume:
         content, _, _ = load_eps(Path(config.out, "checkpoint.pt"), "cpu", network)
         stored, default = train.Config(**content), train.parse([])[0]
@@ -65,11 +69,15 @@ def load_eps(path, device, network):
         raise other(path, network) from error
 
 
+def paper(network):
+    """Return the name of the paper whose file this function is from."""
+    return Path(inspect.getsourcefile(network)).stem
+
+
 def other(path, network):
     """Return what to raise where a file is not of a paper's network."""
-    paper = Path(inspect.getsourcefile(network)).stem
-    return ValueError(f"{path} is not there, or has no network as python -m papers.{paper} train "
-                      "makes it")
+    return ValueError(f"{path} is not there, or has no network as python -m papers.{paper(network)}"
+                      " train makes it")
 
 
 def fit(model, loss, x, labels, steps, batch_size=64, lr=2e-3, label="training"):
@@ -88,7 +96,8 @@ def fit(model, loss, x, labels, steps, batch_size=64, lr=2e-3, label="training")
     device = next(model.parameters()).device
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=0.1)
+    rise = min(0.6, max(0.1, 2 / steps))             # a tenth of the run, but two steps, if it has
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=rise)
     for step in data.track(range(steps), f"{label}, steps"):
         i = torch.randint(len(x), (batch_size,))
         optimizer.zero_grad()

@@ -212,14 +212,18 @@ def test_training_finds_the_true_reverse_variance(objective):
         assert log_variance(ddpm, v, t).exp().item() == pytest.approx(true_variance(t, s), rel=0.04)
 
 
-def test_l_hybrid_is_l_simple_plus_lambda_times_all_of_l_vlb():
+@pytest.mark.parametrize("objective", ["hybrid", "vlb"])
+def test_l_hybrid_is_l_simple_plus_lambda_times_all_of_l_vlb_and_l_vlb_a_term_over_p(objective):
     ddpm, x_0 = strong(), pixels(64)
     model = pair(lambda x_t, t: 0.4 * x_t, 0.3)
     torch.manual_seed(3)
-    losses, t = L_hybrid(ddpm, model, x_0, None)
+    losses, t = (L_hybrid if objective == "hybrid" else L_vlb(8))(ddpm, model, x_0, None)
     torch.manual_seed(3)
-    assert torch.equal(t, torch.randint(1, 9, (64,)))           # the draws are train.L_simple's
-    eps = torch.randn_like(x_0)
+    if objective == "hybrid":                                   # the draws are train.L_simple's
+        assert torch.equal(t, torch.randint(1, 9, (64,)))
+    else:
+        torch.multinomial(torch.full((8,), 1 / 8, dtype=torch.float64), 64, replacement=True)
+    eps, clipped = torch.randn_like(x_0), 0
     assert t.unique().tolist() == list(range(1, 9))
     _, alpha_bar = coefficients(STRONG)
     for i, time in enumerate(t.tolist()):
@@ -228,7 +232,10 @@ def test_l_hybrid_is_l_simple_plus_lambda_times_all_of_l_vlb():
         x_0_hat = (x_t - math.sqrt(1 - a) * 0.4 * x_t) / math.sqrt(a)
         L_simple = (eps[i].item() - 0.4 * x_t) ** 2
         L = nats(x_0[i].double(), x_t, time, torch.tensor(x_0_hat).double(), 0.3) / math.log(2)
-        assert losses[i].item() == pytest.approx(L_simple + 0.001 * 8 * L, rel=1e-4)
+        expected = L_simple + 0.001 * 8 * L if objective == "hybrid" else 8 * L
+        assert losses[i].item() == pytest.approx(expected, rel=1e-4)
+        clipped += abs(x_0_hat) > 1
+    assert clipped > 5                                          # or rather, it is not
 
 
 def test_the_gradient_of_l_vlb_in_l_hybrid_stops_at_the_mean():
@@ -267,7 +274,7 @@ def test_losses_are_float32_where_the_network_is_bfloat16():
     assert [each.dtype for each in both] == [torch.float32] * 2
 
 
-# ---- Eq. 18 ----
+# ---- importance sampling ----
 
 def constant(monkeypatch, values):
     """Make L_{t-1} = values[t] whatever the network says."""
@@ -303,6 +310,8 @@ def test_importance_sampling_estimates_the_sum_of_the_terms_and_with_less_noise(
     assert uniform.mean().item() == pytest.approx(15.1, abs=4 * uniform.std().item() / 2000 ** 0.5)
     assert by_importance.mean().item() == pytest.approx(15.1, rel=0.001)
     assert by_importance.std() < 0.01 * uniform.std()
+    few = torch.cat([loss(strong(), model, x_0[:4], None)[1] for _ in range(300)])
+    assert (few == 1).float().mean().item() == pytest.approx(9 / 15.1, abs=0.06)     # independent
 
 
 def test_only_the_last_10_values_count_and_as_a_mean_square(monkeypatch):
@@ -410,7 +419,7 @@ def test_the_program_scores_samples_and_draws(learned, trained, tmp_path, capsys
     drawn = []
     monkeypatch.setattr(improved_ddpm, "save_figure", lambda figure, path: drawn.append(figure))
     monkeypatch.setattr(improved_ddpm, "batch_size", lambda H: 4)
-    monkeypatch.setattr(improved_ddpm, "STEPS", (2, 50))
+    monkeypatch.setattr(improved_ddpm, "STEPS", (2, 5, 50))
     other = ["--simple", str(trained[0])] if beside else []
     improved_ddpm.main(["--checkpoint", str(learned), "--n", "7", "--seed", "3", "--out",
                         str(tmp_path / "i.png"), *other])
@@ -481,7 +490,7 @@ def test_training_starts_from_the_weights_and_the_data_of_train_py(flags, object
     assert torch.equal(model.conv_in.weight, unet.conv_in.weight) and not resume
     assert loss is L_hybrid if objective == "hybrid" else len(loss.count) == 5
     improved_ddpm.main(["train"])
-    assert seen[1][0].out == "runs/improved" and seen[1][0].schedule == "cosine"
+    assert seen[1][0].out == "runs/papers/improved_ddpm" and seen[1][0].schedule == "cosine"
     assert seen[1][2] is L_hybrid
 
 
@@ -522,7 +531,7 @@ def test_wrong_arguments_end_in_one_line(learned, trained, flags, tmp_path, caps
     no(["train", "--steps", "0"], "--steps")
     no(["train", "--resume", "--out", tmp_path / "none"], how)
     no(["train", *flags("--out", str(learned.parent))], "already holds a run")
-    core_train = training.train
-    core_train.main(flags("--T", "4", "--out", str(tmp_path / "other")))
-    capsys.readouterr()
-    no(["--checkpoint", learned, "--simple", tmp_path / "other" / "checkpoint.pt"], "differ", "T")
+    for name, value in (("T", "4"), ("schedule", "linear")):
+        training.train.main(flags(f"--{name}", value, "--out", str(tmp_path / name)))
+        capsys.readouterr()
+        no(["--checkpoint", learned, "--simple", tmp_path / name / "checkpoint.pt"], "differ", name)

@@ -30,7 +30,7 @@ def wide(config):
 
 
 def run(argv, loss=None):
-    training.train_eps(sample.Parser("doc"), [str(arg) for arg in argv], "runs/wide", wide,
+    training.train_eps(sample.Parser("doc"), [str(arg) for arg in argv], wide,
                        lambda own, config: loss or train.L_simple)
 
 
@@ -126,6 +126,14 @@ def test_fit_raises_and_lowers_the_rate_clips_and_averages(monkeypatch):
     for value, decay in zip(values, decays, strict=True):
         average = decay * average + (1 - decay) * value
     assert ema.value.item() == pytest.approx(average, rel=1e-4)
+
+
+def test_fit_makes_as_few_steps_as_it_is_asked_for():
+    for steps in (1, 2, 3, 5, 9, 10, 11, 19, 20):
+        seen = []
+        fit(Constant(), lambda model, x_0, labels, seen=seen: seen.append(0) or model.value.sum(),
+            torch.zeros(2, 1, 1, 1, dtype=torch.uint8), torch.zeros(2), steps, batch_size=2)
+        assert len(seen) == steps
 
 
 def test_what_fit_returned_is_read_again(tmp_path):
