@@ -1,0 +1,249 @@
+"""Classifier guidance: images of a class on demand, from a network that knows no classes.
+
+Dhariwal & Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis" (arXiv:2105.05233), sec. 4,
+Algorithms 1 and 2.
+
+    python -m papers.classifier_guidance [--checkpoint F] [--classifier F] [--n 6]
+    python -m papers.classifier_guidance train [--checkpoint F] [--steps 1000] [--out F]
+
+By Bayes' rule, grad log p(x_t | y) = grad log p(x_t) + grad log p(y | x_t).  A network has learned
+the first; the second takes a classifier that reads noisy images.  s times the second is that of
+p(y | x_t)^s, which is sharper: more images are of class y, and they are more alike (sec. 4.3).
+
+The program draws ten digits at several scales s, by Algorithm 1 in 250 steps, as the paper draws
+ImageNet.  It prints the share that another classifier reads as the digit asked for, and how far
+apart two images of one digit are.
+
+The paper's mu and Sigma = sigma_t^2 I are those of `DDPM.p_sample`, and its s is `scale`.
+"""
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from torch import nn
+
+import data
+from benchmarks.recognise import diversity, read, train_classifier
+from ddpm import at
+from papers.improved_ddpm import respace
+from papers.training import fit, load_fit, save_fit
+from sample import (SHIPPED, arguments, check_writable, file_name, grid, integer, load,
+                    newest_checkpoint, one_line_errors, pick_device, save_figure)
+from unet import Downsample, ResidualBlock, group_norm, initialise, timestep_embedding
+
+SAME = "data", "image_size", "image_channels", "T", "schedule"   # what a classifier is trained for
+SCALES, STEPS = (0, 1, 3, 10), 250
+
+
+class Classifier(nn.Module):
+    """p_phi(y | x_t, t): the way down of the U-Net, and a mean over what it ends in (sec. 4.3)."""
+
+    def __init__(self, image_channels, classes, channels=16):
+        super().__init__()
+        self.channels, emb_dim = channels, 4 * channels
+        self.emb = nn.Sequential(nn.Linear(channels, emb_dim), nn.SiLU(),
+                                 nn.Linear(emb_dim, emb_dim))
+        self.conv_in = nn.Conv2d(image_channels, channels, 3, padding=1)
+        self.down = nn.ModuleList([
+            ResidualBlock(channels, channels, emb_dim, 0.0, attention=False), Downsample(channels),
+            ResidualBlock(channels, 2 * channels, emb_dim, 0.0, False), Downsample(2 * channels),
+            ResidualBlock(2 * channels, 4 * channels, emb_dim, 0.0, attention=True)])
+        self.norm, self.out = group_norm(4 * channels), nn.Linear(4 * channels, classes)
+        self.apply(initialise)
+
+    def forward(self, x_t, t):
+        """Return log p_phi(y | x_t, t), (B, K), for x_t, (B, C, H, W), and t, (B,) in 1..T."""
+        emb = self.emb(timestep_embedding(t, self.channels))
+        h = self.conv_in(x_t)
+        for block in self.down:
+            h = block(h, emb)
+        return self.out(F.silu(self.norm(h)).mean((2, 3))).float().log_softmax(1)
+
+
+def cross_entropy(ddpm):
+    """Return a loss for `training.fit`: E -log p_phi(y | x_t, t), x_t by Eq. 4, t uniform."""
+    def loss(log_p, x_0, y):
+        t = torch.randint(1, ddpm.T + 1, (len(x_0),), device=x_0.device)
+        return F.nll_loss(log_p(ddpm.q_sample(x_0, t, torch.randn_like(x_0)), t), y)
+    return loss
+
+
+# ---- guidance ----
+
+def gradient(log_p, x_t, t, y):
+    """Return grad_{x_t} log p(y | x_t, t), for each image that of its own y.
+
+    Args:
+        log_p: called as log_p(x_t, t), returns (B, K) log probabilities.
+        x_t: (B, ...) noisy images.
+        t: (B,) int64 times in 1..T.
+        y: (B,) int64 classes in 0..K - 1.
+
+    Returns:
+        (B, ...).
+
+    Raises:
+        ValueError: y is not one class for each image.
+    """
+    if y.shape != (len(x_t),):                       # gather would leave images unguided
+        raise ValueError(f"{len(x_t)} images need as many classes y, not {tuple(y.shape)}")
+    with torch.enable_grad():                        # a sampler runs without
+        x_t = x_t.detach().requires_grad_()
+        return torch.autograd.grad(log_p(x_t, t).gather(1, y[:, None]).sum(), x_t)[0]
+
+
+@torch.no_grad()
+def step(ddpm, model, log_p, y, x_t, t, scale=1.0, clip=True, generator=None):
+    """Draw x_{t-1}: one step of Algorithm 1, Dhariwal & Nichol 2021.
+
+        x_{t-1} ~ N(mu + s Sigma grad_{x_t} log p(y | x_t), Sigma)
+
+    The shift is there at t = 1 too, in the listing as in the authors' code; the noise is in the
+    listing only, and not here.  Clipped is x_0_hat, before the shift.
+
+    Args:
+        ddpm, model, x_t, t, clip, generator: as for `DDPM.p_sample`.
+        log_p, y: as for `gradient`.
+        scale: s; 0 is no guidance.
+
+    Returns:
+        (B, ...) images x_{t-1}.
+    """
+    g = gradient(log_p, x_t, torch.full((len(x_t),), t, device=x_t.device), y)
+    return ddpm.p_sample(model, x_t, t, clip, generator) + scale * ddpm.sigma[t] ** 2 * g
+
+
+def sample(ddpm, model, log_p, y, x_T, scale=1.0, clip=True, generator=None):
+    """Go from noise x_T, (B, ...), to images x_0 of classes y: Algorithm 1; the rest as `step`."""
+    x_t = x_T
+    for t in data.track(range(ddpm.T, 0, -1), f"Algorithm 1, s = {scale}, times"):
+        x_t = step(ddpm, model, log_p, y, x_t, t, scale, clip, generator)
+    return x_t
+
+
+def guided(ddpm, model, log_p, y, scale=1.0):
+    """Return a model with the score of p(x_t) p(y | x_t)^s.  Algorithm 2, Dhariwal & Nichol 2021.
+
+        eps_hat = eps_theta(x_t, t) - s sqrt(1 - alpha_bar_t) grad_{x_t} log p(y | x_t)
+
+    The listing forgets s, the authors' code does not.  `ddim.sample` of this model is Algorithm 2.
+    `DDPM.sample` of it has the mean of Algorithm 1 but for beta_t / sqrt(alpha_t) in the place of
+    sigma_t^2: the same where beta_t is small, 32 times as much at T of the cosine schedule.  And
+    what is clipped is the guided x_0_hat; in the authors' code it is the one before guidance.
+
+    Args:
+        ddpm, model: DDPM, and a model called as model(x_t, t).
+        log_p, y, scale: as for `step`.
+
+    Returns:
+        A model for batches of len(y) images.
+    """
+    def eps_hat(x_t, t):
+        shift = at(ddpm.one_minus_alpha_bar, t, x_t).sqrt() * gradient(log_p, x_t, t, y)
+        return model(x_t, t) - scale * shift
+    return eps_hat
+
+
+# ---- the program ----
+
+def network(config):
+    return Classifier(config["image_channels"], config["classes"])
+
+
+def run_train(argv):
+    parser = arguments(__doc__)
+    parser.add_argument("--steps", type=integer(2), default=1000, help="of the optimizer (1000)")
+    parser.add_argument("--out", type=file_name(".pt"), default=Path("runs", "classifier.pt"),
+                        help="where to write it (runs/classifier.pt)")
+    args = parser.parse_args(argv)
+    device = pick_device(args.device)
+    config, ddpm, _ = load(args.checkpoint or newest_checkpoint(), device)
+    own = {name: config[name] for name in SAME}
+    source, H, C = list(own.values())[:3]
+    (x, y), (held_out, digit) = (data.load(source, H, C, split, config["data_dir"])
+                                 for split in ("train", "test"))
+    if y is None:
+        raise ValueError(f"the images of {source} have no classes")
+    own["classes"] = y.max().item() + 1
+    check_writable(args.out)
+    torch.manual_seed(args.seed)
+    log_p = fit(network(own).to(device), cross_entropy(ddpm), x, y, args.steps)
+    save_fit(args.out, own, args.steps, log_p)
+    x_0, digit = data.to_model(held_out[:1000]).to(device), digit[:1000].to(device)
+    for t in [1, *(max(1, ddpm.T * k // 5) for k in range(1, 6))]:
+        x_t = ddpm.q_sample(x_0, t, torch.randn_like(x_0))
+        right = log_p(x_t, torch.full_like(digit, t)).argmax(1) == digit
+        print(f"held-out images read right at t = {t}: {right.float().mean():.1%}")
+    print(f"wrote {args.out}, {args.out.stat().st_size:,} bytes")
+
+
+def judge(net, x, y):
+    """Return the share of x that net reads as y, and how far two images of one y are apart."""
+    sure, digit = read(net, x)
+    return (sure & (digit == y)).float().mean().item(), diversity(x, y)
+
+
+def draw_figure(rows, values):
+    """Draw rows {"s = 1": (10, C, H, W)}, and values {"s = 1" or "held out": what judge gave}."""
+    figure = Figure(figsize=(13, 4.5), layout="constrained")
+    axes = figure.subplot_mosaic([["rows", "0"], ["rows", "1"]], width_ratios=(1.5, 1))
+    picture = grid(torch.cat(list(rows.values())), 10)
+    axes["rows"].imshow(picture, cmap="gray", vmin=0, vmax=255)
+    axes["rows"].set_yticks([picture.height / len(rows) * (i + 0.5) for i in range(len(rows))],
+                            list(rows))
+    axes["rows"].set(xticks=[], title="0 to 9 asked for, with scale s")
+    for i, title in enumerate(("share read as the digit asked for",
+                               "RMS distance of two images of one digit")):
+        axes[str(i)].plot(list(rows), [values[name][i] for name in rows], ".-")
+        axes[str(i)].axhline(values["held out"][i], color="grey", linestyle=":", label="held out")
+        axes[str(i)].set(title=title, ylim=(0, 1.2 * max(pair[i] for pair in values.values())))
+    axes["1"].legend(loc="lower right")
+    return figure
+
+
+def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    parser = arguments(__doc__)
+    parser.add_argument("--classifier", type=Path, default=SHIPPED.with_name("classifier.pt"),
+                        help="what train wrote (default: the one that ships)")
+    parser.add_argument("--n", type=integer(2), default=6, help="images of each digit (6)")
+    parser.add_argument("--out", type=file_name(".png"), default="classifier_guidance.png",
+                        help="the picture, a PNG (classifier_guidance.png)")
+    with one_line_errors("classifier_guidance.py"):
+        if argv[:1] == ["train"]:
+            run_train(argv[1:])
+        else:
+            run(parser.parse_args(argv))
+
+
+def run(args):
+    device, checkpoint = pick_device(args.device), args.checkpoint or newest_checkpoint()
+    config, ddpm, model = load(checkpoint, device)
+    if config["data"] != "digits" or config["image_channels"] != 1:
+        raise ValueError(f"{checkpoint} draws no grey rendered digits, which alone can be judged")
+    own, log_p = load_fit(args.classifier, device, network)
+    if any(own.get(name) != config[name] for name in SAME):
+        raise ValueError(f"{args.classifier} and {checkpoint} differ in one of {', '.join(SAME)}")
+    check_writable(args.out)
+    print(f"{args.n} images of each digit at each scale by {checkpoint}, on {device}")
+    H, y = config["image_size"], torch.arange(10, device=device).repeat(args.n)
+    net, _ = train_classifier(H, device)
+    chain, model = respace(ddpm, model, min(STEPS, ddpm.T))
+    log_p = respace(ddpm, log_p, chain.T)[1]         # it too is told a time of the whole chain
+    held_out, digit = (part[:1000].to(device) for part in data.load("digits", H, 1, "test"))
+    rows, values = {}, {"held out": judge(net, data.to_model(held_out), digit)}
+    for scale in SCALES:
+        generator = torch.Generator(device).manual_seed(args.seed)
+        x_T = torch.randn(len(y), 1, H, H, generator=generator, device=device)
+        x_0 = sample(chain, model, log_p, y, x_T, scale, generator=generator).clamp(-1, 1)
+        rows[f"s = {scale}"], values[f"s = {scale}"] = x_0[:10], judge(net, x_0, y)
+    save_figure(draw_figure(rows, values), args.out)
+    print("Read as the digit asked for, and how far two of one digit are apart: " + "; ".join(
+        f"{name}, {share:.1%} and {apart:.3f}" for name, (share, apart) in values.items()))
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()
