@@ -14,9 +14,10 @@ papers/variational_bound.py.  The paper's alpha_i is our alpha_bar_t, its time i
 is that of our chain at t = 0, 1, ..., T, whatever its schedule, and linear in between.  The ODE is
 solved on the clock c = log B, where it is smooth at both ends; its solution depends on no clock.
 
-- All stop at t = 1, the last time the network was trained on: at T = 1000 the paper's epsilon of
-  10^-3, where its SDE has the variance of x_1 (appendix C).  A sample then takes, as in the paper
-  (appendix G), one step of denoising: Eq. 15 of Ho et al.  A likelihood is that of x_1, before it.
+- All stop at t = 1, the last time the network was trained on.  For samples this is, at T = 1000,
+  the paper's epsilon of 10^-3, where its SDE has the variance of x_1 (appendix C); then they take,
+  as in the paper (appendix G), one step of denoising: Eq. 15 of Ho et al.  A likelihood is that of
+  x_1, before that step; the paper goes on to 10^-5 for it.
 - x_T is taken for x_t at B(t) = 10.2, if the schedule goes further.  The paper's SDE ends at 10.05
   and our linear chain at 10.12, but the last 4 of 1000 steps of the cosine chain go on to 19.8:
   nothing is left of x_0 there, and the ODE would only blow up what the network does wrong.
@@ -55,7 +56,7 @@ class VPSDE:
         self.start, self.end = math.log(min(self.B[-1], B_MAX)), math.log(self.B[1])
 
     def score(self, x, c):
-        """Return grad log p_t(x) = -eps_theta(x, t) / sqrt(1 - alpha_bar_t), as in Eq. 3."""
+        """Return s_theta(x, t) of Eq. 3, the score: -eps_theta(x, t) / sqrt(1 - alpha_bar_t)."""
         B = math.exp(c)
         t = torch.full((len(x),), np.interp(B, self.B, self.t), dtype=x.dtype, device=x.device)
         return -self.model(x, t) / math.sqrt(-math.expm1(-B))
@@ -108,12 +109,14 @@ def predictor_corrector(ddpm, model, x_T, steps, snr=0.16, generator=None):
         x_s = x_s + step score(x_s, s) + sqrt(2 step) z                          corrector, Langevin
         step = 2 (1 - beta) (snr ||z|| / ||score||)^2
 
-    ||z|| is sqrt(D), as the paper has it for small batches, and ||score|| a mean over the batch.
-    1 - beta is the alpha_i of the authors' code; by the letter of sec. 2.2 it would be alpha_bar.
+    The predictor is Eq. 46 for the chain of Eq. 10.  ||z|| is sqrt(D), as the paper has it for
+    small batches, and ||score|| a mean over the batch.  1 - beta, of the step just taken, stands
+    for alpha_i, which is 1 - beta_i in the authors' code; by sec. 2.2 it would be alpha_bar.
 
     Args:
         ddpm, model, x_T, steps, generator: as for `euler_maruyama`.
-        snr: the paper's signal-to-noise ratio r.
+        snr: the paper's signal-to-noise ratio r; 0.16 is the default of the authors' code.  The
+            paper's Table 5 has it as the best for the VE SDE, and 0.01 for VP in 1000 steps.
 
     Returns:
         (B, ...) x_0, not clipped.  The model is called twice in a step.
@@ -137,7 +140,8 @@ def noise(x, generator):
 def heun(ddpm, model, x_T, steps):
     """Solve the probability flow ODE by Heun's method, of order 2.  Song et al. 2021, Eq. 13.
 
-    The steps are even on the clock c.  Arguments and result are those of `predictor_corrector`.
+    The steps are even on the clock c.  The arguments and what is returned are as for
+    `euler_maruyama`; the model is called twice in a step.
     """
     sde, x = VPSDE(ddpm, model), x_T
     c = np.linspace(sde.start, sde.end, steps + 1).tolist()
@@ -149,7 +153,7 @@ def heun(ddpm, model, x_T, steps):
 
 @torch.no_grad()
 def adaptive(ddpm, model, x_T, rtol=1e-2, atol=1e-2):
-    """Solve the probability flow ODE with steps of adapted size.  Song et al. 2021, Eq. 13, D.4.
+    """Solve the probability flow ODE with steps of adapted size.  Song et al. 2021, appendix D.4.
 
     Args:
         ddpm, model, x_T: as for `euler_maruyama`.
@@ -210,7 +214,7 @@ def dormand_prince(f, y, c, end, rtol, atol):
 
 @torch.no_grad()
 def log_likelihood(ddpm, model, x_1, rtol=1e-4, atol=1e-4, generator=None):
-    """Return log p_1(x_1), of the density that the ODE makes of N(0, I).  Song et al. 2021, Eq. 39.
+    """Return log p_1(x_1) of the density that the ODE makes of N(0, I).  Song et al. 2021, Eq. 39.
 
         log p_1(x_1) = log N(x_T; 0, I) + integral of div f(x_t, t) dt from 1 to T
         div f = E[v^T (df/dx) v],   v = +-1 in each pixel, the same for all t              (Eq. 40)

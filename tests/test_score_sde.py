@@ -169,7 +169,12 @@ def exact_x_0(x_T, m, s):
 
 
 def test_the_ode_keeps_the_quantiles_of_a_gaussian_and_heun_is_of_order_2():
-    x_T, model = torch.randn(6, 1, dtype=torch.float64), gaussian(0.3, 0.5)
+    def model(x, t):
+        calls.append(t)
+        assert len(calls) < 1000                                # a lower order would need more
+        return exact(x, t)
+
+    calls, x_T, exact = [], torch.randn(6, 1, dtype=torch.float64), gaussian(0.3, 0.5)
     expected = exact_x_0(x_T, 0.3, 0.5)
     x_0, evaluations = adaptive(strong(), model, x_T, 1e-9, 1e-9)
     torch.testing.assert_close(x_0, expected, rtol=1e-6, atol=1e-6)
@@ -303,6 +308,28 @@ def test_rtol_is_relative_and_atol_is_not():
     assert counts[0] == counts[1] and counts[2] > counts[3] != counts[0]
 
 
+def test_a_relative_tolerance_alone_bears_a_zero_at_either_end_of_a_step():
+    for c, end in ((0.0, 1.0), (1.0, 0.0)):
+        y = torch.tensor([[math.sin(c)]], dtype=torch.float64)
+        got, evaluations = dormand_prince(lambda y, c: torch.full_like(y, math.cos(c)), y, c, end,
+                                          1e-6, 1e-30)
+        assert got.item() == pytest.approx(math.sin(end), abs=1e-5) and evaluations < 50
+
+
+def test_a_step_is_soon_as_long_as_the_error_allows():
+    """Neither a first step 1000 times too long nor a steady pace costs many steps in vain."""
+    y = torch.zeros(1, 1, dtype=torch.float64)
+    got, evaluations = dormand_prince(
+        lambda y, c: torch.full_like(y, 1e4 * math.exp(-1e4 * c)), y, 0.0, 1.0, 1e-6, 1e-6)
+    assert got.item() == pytest.approx(1, abs=1e-5) and evaluations < 200
+    times = []
+    dormand_prince(lambda y, c: (times.append(c), torch.full_like(y, math.cos(c)))[1],
+                   y, 0.0, 60.0, 1e-30, 1e-7)
+    ends = times[6::6]                                          # of each step, taken or not
+    back = sum(later <= earlier for earlier, later in zip(ends, ends[1:], strict=False))
+    assert back < 0.2 * len(ends)
+
+
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
 def test_what_cannot_be_solved_is_said(factor):
     with pytest.raises(FloatingPointError, match="rtol 0.01"):
@@ -350,24 +377,25 @@ def test_hutchinsons_estimate_is_unbiased_and_its_probe_is_drawn_once_for_all_t(
 
     def model(x, t):
         calls.append(t)
+        assert len(calls) < 600                                 # the integrand is smooth in t
         return perfect(means, stds)(x, t)
 
     got = log_likelihood(strong(), model, points.repeat_interleave(runs, 0), 1e-5, 1e-5, noise(1))
     got = got.reshape(3, runs)
     error = got.std(1) / math.sqrt(runs)
     assert (got.std(1) > 0.01).all() and ((got.mean(1) - expected).abs() < 4 * error).all()
-    assert len(calls) < 300                                     # the integrand is smooth in t
     one, two, other = (log_likelihood(strong(), model, points, generator=noise(seed))
                        for seed in (3, 3, 4))
     assert torch.equal(one, two) and not torch.equal(one, other)
     assert one.dtype == torch.float64
 
 
-def test_bits_per_dim_of_dequantised_gaussian_data_are_the_closed_form():
-    """sigma_1 = 0.01 and the bins are 0.0078 wide: an error in either shows."""
-    beta, m, s, n = linear_beta_schedule(100, 1e-4, 0.08), 0.1, 0.01, 2000
+@pytest.mark.parametrize("beta_1, k", [(1e-4, [139, 141, 142, 140]), (1e-2, [191, 89, 170, 110])])
+def test_bits_per_dim_of_dequantised_gaussian_data_are_the_closed_form(beta_1, k):
+    """Bins are 0.0078 wide.  At sigma_1 = 0.01 their width shows, at 0.1 what x_1 is taken for."""
+    beta, m, s, n = linear_beta_schedule(100, beta_1, 0.08), 0.1, 0.01, 2000
     alpha_bar = coefficients(beta)[1]
-    k = torch.tensor([139, 141, 142, 140], dtype=torch.uint8).reshape(1, 1, 2, 2)
+    k = torch.tensor(k, dtype=torch.uint8).reshape(1, 1, 2, 2)
     levels = k.double().flatten() / 127.5 - 1
     v_1, v_T = (alpha_bar[t] * s ** 2 + 1 - alpha_bar[t] for t in (1, 100))
     root = math.sqrt(v_T / v_1)
@@ -392,6 +420,16 @@ def test_each_image_has_noise_of_its_own_from_the_generator_and_tolerances_count
         default, same, rough = (f(strong(), model, y, *tolerance, generator=noise())
                                 for tolerance in ((), (1e-4, 1e-4), (10.0, 10.0)))
         assert torch.equal(default, same) and not torch.equal(default, rough)
+
+
+def test_the_two_tolerances_reach_the_solver_as_they_are_called(monkeypatch):
+    asked = []
+    monkeypatch.setattr(score_sde, "dormand_prince",
+                        lambda f, y, c, end, *tolerances: (asked.append(tolerances), (y, 0))[1])
+    adaptive(strong(), spy([]), torch.randn(2, 1), rtol=0.1, atol=0.2)
+    log_likelihood(strong(), spy([]), torch.randn(2, 1), rtol=0.1, atol=0.2)
+    bits_per_dim(strong(), spy([]), torch.zeros(2, 1, 1, 1).byte(), rtol=0.1, atol=0.2)
+    assert asked == [(0.1, 0.2)] * 3
 
 
 def test_likelihood_keeps_the_model_as_it_is():
@@ -461,10 +499,11 @@ def test_train_takes_the_losses(loss, config):
 
 def test_the_program_draws_samples_and_counts_bits(trained, tmp_path, capsys, monkeypatch):
     path, _ = trained
-    drawn, seen = [], {"ode": [], "chain": []}
+    drawn, seen, seeds = [], {"ode": [], "chain": []}, set()
 
     def keep(name, original):
         def call(*args, **kwargs):
+            seeds.add(kwargs.get("generator", args[-1]).initial_seed())
             seen[name].append((args[2], original(*args, **kwargs)))
             return seen[name][-1][1]
         return call
@@ -476,7 +515,7 @@ def test_the_program_draws_samples_and_counts_bits(trained, tmp_path, capsys, mo
     arguments = ["--checkpoint", str(path), "--n", "5", "--out", str(tmp_path / "s.png")]
     score_sde.main(arguments)
     out = capsys.readouterr().out
-    assert "5 images of digits" in out and f"wrote {tmp_path / 's.png'}" in out
+    assert seeds == {0} and "5 images of digits" in out and f"wrote {tmp_path / 's.png'}" in out
 
     (x, (L, _)), = seen["chain"]
     test, _ = data.load("digits", 8, 1, "test")
@@ -489,6 +528,7 @@ def test_the_program_draws_samples_and_counts_bits(trained, tmp_path, capsys, mo
     chain = L["beta_tilde"].sum(1).numpy()                      # the variance of this checkpoint
     rows, scatter = drawn[0].axes
     np.testing.assert_allclose(scatter.lines[0].get_xydata(), np.stack([chain, ode], 1))
+    assert scatter.lines[1].get_slope() == 1                    # above it the ODE needs more bits
 
     def printed(bits):
         return f"{np.mean(bits):.3f} +- {np.std(bits, ddof=1) / math.sqrt(5):.3f} bits/dim"
