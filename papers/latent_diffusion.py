@@ -207,7 +207,7 @@ def sample(ddpm, model, shape, clip, seed):
 
 def draw_figure(panels):
     """Draw {title: (N, C, H, W)}."""
-    figure = Figure(figsize=(4 * len(panels), 4.4), layout="constrained")
+    figure = Figure(figsize=(4 * len(panels), 5), layout="constrained")
     for axes, (title, x) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         axes.imshow(grid(x[:36]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(title, fontsize=10)

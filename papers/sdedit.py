@@ -26,6 +26,7 @@ from PIL import Image, ImageDraw, ImageOps
 import data
 from benchmarks.recognise import read, train_classifier
 from papers.ddim import nearest
+from papers.experiments import decode
 from papers.improved_ddpm import respace
 from sample import (arguments, batch_size, check_writable, file_name, grid, integer, load,
                     newest_checkpoint, one_line_errors, pick_device, save_figure)
@@ -60,10 +61,7 @@ def edit(ddpm, model, guide, t_0, clip=True, generator=None):
     if not 0 <= t_0 <= ddpm.T:
         raise ValueError(f"t_0 must be in 0..{ddpm.T}, not {t_0}")
     z = torch.randn(guide.shape, generator=generator, device=guide.device, dtype=guide.dtype)
-    x_t = ddpm.q_sample(guide, t_0, z)
-    for t in range(t_0, 0, -1):
-        x_t = ddpm.p_sample(model, x_t, t, clip, generator)
-    return x_t
+    return decode(ddpm, model, ddpm.q_sample(guide, t_0, z), t_0, clip, generator)
 
 
 # ---- drawings, and what becomes of them ----
