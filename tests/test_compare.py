@@ -59,7 +59,7 @@ def test_wrong_arguments_end_in_one_line(trained, tmp_path, capsys, monkeypatch)
     path, _ = trained
     refused(capsys, ["--checkpoint", path, "--out", "c.txt"], ".png", main=compare.main)
     refused(capsys, ["--checkpoint", path, "--learned", path, "--out", tmp_path / "c.png"],
-            "learned variance", main=compare.main)
+            "papers.improved_ddpm train", main=compare.main)
     refused(capsys, ["--n", "1"], "must be in 2", main=compare.main)
     config = {"data": "cifar10", "image_size": 8}
     monkeypatch.setattr(compare, "load", lambda *_: (config, strong(), None))
