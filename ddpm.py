@@ -63,7 +63,7 @@ class DDPM(nn.Module):
         if variance not in ("beta", "beta_tilde"):
             raise ValueError(f'variance must be "beta" or "beta_tilde", not {variance!r}')
 
-        self.T = len(beta)
+        self.T, self.variance = len(beta), variance
         beta = torch.cat([beta.new_zeros(1), beta])                  # (T + 1,): beta_0 = 0
         alpha = 1 - beta
         alpha_bar = alpha.cumprod(0)                                 # alpha_bar_0 = 1

@@ -261,11 +261,10 @@ def check_writable(path):
     tempfile.TemporaryFile(dir=path.parent).close()
 
 
-def arguments(doc):
+def arguments(doc, default="the newest runs/*/checkpoint.pt, or else the one that ships"):
     """Return a Parser with the flags of every program that starts from a checkpoint."""
     parser = Parser(doc)
-    parser.add_argument("--checkpoint", type=Path,
-                        help="default: the newest runs/*/checkpoint.pt, or else the one that ships")
+    parser.add_argument("--checkpoint", type=Path, help=f"default: {default}")
     parser.add_argument("--seed", type=integer(0), default=0, help="fixes the noise (0)")
     parser.add_argument("--device", default="auto", help="cuda, mps, cpu, or auto: the first found")
     return parser

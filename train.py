@@ -196,6 +196,7 @@ def train(config, model=None, loss=L_simple, resume=False):
     if config.precision == "auto":
         config = replace(config, precision="bf16" if fast_bf16(device) else "float32")
     torch.manual_seed(config.seed)
+    core = model is None                             # else another program goes on, and samples
     ddpm, unet = build(asdict(config))
     ddpm, model = ddpm.to(device), (unet if model is None else model).to(device)
     run = Run(model, copy.deepcopy(model).eval().requires_grad_(False),
@@ -244,10 +245,12 @@ def train(config, model=None, loss=L_simple, resume=False):
         if agree(stop):
             check(finite, run, out)
             save(out, config, run)
-            print(f"stopped and saved at step {run.step} of {config.steps}; to go on: python "
-                  f"train.py --resume --out {shlex.quote(str(out))}", flush=True)
+            print(f"stopped and saved at step {run.step} of {config.steps}; to go on: "
+                  f"{'python train.py' if core else 'the same with'} --resume --out "
+                  f"{shlex.quote(str(out))}", flush=True)
             raise SystemExit(128 + (stop or [signal.SIGTERM])[0])
-    print(f"wrote {out / 'samples.png'}; for more: python sample.py --seed 1 --checkpoint "
+    print(f"wrote {out / 'samples.png'}; for more: "
+          f"{'python sample.py --seed 1' if core else 'the paper, with'} --checkpoint "
           f"{shlex.quote(str(out / 'checkpoint.pt'))}", flush=True)
     return ddpm, run.ema
 

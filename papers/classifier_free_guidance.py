@@ -87,8 +87,9 @@ def guided(model, y, w):
 
         eps = (1 + w) eps_theta(x_t, t, y) - w eps_theta(x_t, t)
 
-    Of perfect networks it is the score of p(x_t | y) p(y | x_t)^w, or p(x_t) p(y | x_t)^(1 + w), at
-    each t; which no forward process has for its q(x_t), unless w is 0 or -1.
+    Of perfect networks it is -sqrt(1 - alpha_bar_t) times the score of p(x_t | y) p(y | x_t)^w, or
+    p(x_t) p(y | x_t)^(1 + w), at each t.  In general these are not the q(x_t) of any data, unless w
+    is 0 or -1.
 
     Args:
         model: called as model(x_t, t, y), and as model(x_t, t) without a label.
@@ -99,7 +100,7 @@ def guided(model, y, w):
         A model(x_t, t), as `DDPM.sample` and other samplers take it.
     """
     def model_of_y(x_t, t):
-        with_y, without = model(x_t, t, y).to(x_t), model(x_t, t).to(x_t)      # no more in bfloat16
+        with_y, without = model(x_t, t, y).to(x_t), model(x_t, t).to(x_t)  # to float32, if bfloat16
         return (1 + w) * with_y - w * without
     return model_of_y
 
@@ -162,7 +163,7 @@ def draw_figure(pictures, rows, real):
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, "the one that ships")
     parser.add_argument("--n", type=integer(2), default=10, help="samples of each class (10)")
     parser.add_argument("--steps", type=integer(1), default=100, help="of the chain (100)")
     parser.add_argument("--out", type=file_name(".png"), default="guidance.png",
@@ -184,7 +185,7 @@ def run(args):
     y = torch.arange(CLASSES, device=device).repeat(args.n)
     x, labels = data.load(config["data"], H, C, "test", config["data_dir"])
     known = torch.cat([(labels == k).nonzero()[:args.n, 0] for k in range(CLASSES)])
-    net = train_classifier(H, device)[0] if config["data"] == "digits" else None
+    net = train_classifier(H, device)[0] if (config["data"], C) == ("digits", 1) else None
 
     def judge(x, y):
         read_as, digit = read(net, x) if net else (None, None)

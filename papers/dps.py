@@ -98,7 +98,8 @@ def random_map(shape, M, generator=None):
 def back_project(A, y, shape):
     """Return what y alone says: c A^T y, (B, *shape), with the c that brings A of it nearest to y.
 
-    Of a mask, `pool` and `random_map`, which are linear, it is the least image that explains y.
+    A is linear.  Where A A^T is a multiple of I, as of `pool` and `random_map`, or A a mask, it is
+    the least image that explains y.
     """
     x = y.new_zeros(len(y), *shape, requires_grad=True)
     back, = torch.autograd.grad(A(x), x, y)
@@ -218,9 +219,11 @@ def run(args):
     config, ddpm, model = load(checkpoint, device)
     H = config["image_size"]
     x, _ = data.load(config["data"], H, config["image_channels"], "test", config["data_dir"])
+    if H % 4:
+        raise ValueError(f"images of {H} x {H} pixels do not part into squares of 4 x 4")
     check_writable(args.out)
     generator = torch.Generator().manual_seed(args.seed)
-    chosen = torch.randperm(len(x), generator=generator)[:min(args.n, batch_size(H))]
+    chosen = torch.randperm(len(x), generator=generator)[:min(args.n, max(1, batch_size(H) // 4))]
     x_0, panels, found = data.to_model(x[chosen]), {}, []
     chain = respace(ddpm, model, min(args.steps, ddpm.T))
     print(f"{len(x_0)} images, by {checkpoint} in {chain[0].T} steps, on {device}")

@@ -61,6 +61,8 @@ def make(name, options, seed, folder):
         with contextlib.redirect_stdout(printed):
             module.main([*argv, str(path)])
     except SystemExit as error:                      # one_line_errors has said why
+        if error.code in (130, 141):                 # Ctrl-C, or nobody reads: the end of all
+            raise
         print(f"exit with {error.code}", file=printed)
     good = path.exists()
     picture = f'<img src="{name}.png" alt="{name}">' if good else "<p>There is no picture.</p>"
@@ -87,7 +89,7 @@ def main(argv=None):
             with replacing(args.folder / "index.html") as tmp:
                 tmp.write_text(PAGE.format("\n".join(entries)), encoding="utf-8")
         if bad:
-            raise OSError(f"no picture of {', '.join(bad)}; {args.folder / 'index.html'} says why")
+            raise OSError(f"no picture of {', '.join(bad)}: above it says why")
         print(f"wrote {args.folder / 'index.html'}")
 
 

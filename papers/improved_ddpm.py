@@ -174,7 +174,8 @@ def respace(ddpm, model, steps):
     log_alpha_bar = torch.log1p(-ddpm.beta.cpu().double()).cumsum(0)
     beta = -torch.expm1(log_alpha_bar[S].diff())     # the formula, without its cancellation
     S = S.to(ddpm.beta.device)
-    return DDPM(beta).to(S.device), lambda x_t, t, **kwargs: model(x_t, S[t], **kwargs)
+    chain = DDPM(beta, ddpm.variance).to(S.device)
+    return chain, lambda x_t, t, **kwargs: model(x_t, S[t], **kwargs)
 
 
 def estimate(ddpm, model, x_t, t, clip):
@@ -275,7 +276,7 @@ def draw_figure(L, v, samples):
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, "the one that ships")
     parser.add_argument("--simple", type=Path, help="a checkpoint of train.py to compare with")
     parser.add_argument("--n", type=integer(2), default=64, help="number of images scored (64)")
     parser.add_argument("--out", type=file_name(".png"), default="improved_ddpm.png",

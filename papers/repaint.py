@@ -140,8 +140,8 @@ def run(args):
     device, checkpoint = pick_device(args.device), args.checkpoint or newest_checkpoint()
     config, ddpm, model = load(checkpoint, device)
     H = config["image_size"]
-    if config["data"] != "digits":
-        raise ValueError(f"{checkpoint} is of {config['data']}, and the classifier reads digits")
+    if config["data"] != "digits" or config["image_channels"] != 1:
+        raise ValueError(f"{checkpoint} draws no grey rendered digits, which alone can be judged")
     check_writable(args.out)
     print(f"{args.n} digits, by {checkpoint}, on {device}")
     x, labels = data.load("digits", H, split="test")

@@ -28,7 +28,7 @@ from benchmarks.recognise import read, train_classifier
 from papers.ddim import nearest
 from papers.experiments import decode
 from papers.improved_ddpm import respace
-from sample import (arguments, batch_size, check_writable, file_name, grid, integer, load,
+from sample import (arguments, check_writable, file_name, grid, integer, load,
                     newest_checkpoint, one_line_errors, pick_device, save_figure)
 
 SHARES = 0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1                      # t_0 / T
@@ -115,9 +115,10 @@ def draw_figure(T, rows, points, usual, shares):
 
 def main(argv=None):
     parser = arguments(__doc__)
-    parser.add_argument("--guide", type=Path, help="a picture to edit, instead of drawn digits")
+    parser.add_argument("--guide", type=Path, help="a picture to edit, instead of drawn digits; as "
+                        "light and dark as the data, of digits white on black")
     parser.add_argument("--n", type=integer(1), default=6,
-                        help="edits of each drawing, cut to one batch where images are large (6)")
+                        help="edits of each drawing, or tens of edits of a --guide (6)")
     parser.add_argument("--out", type=file_name(".png"), default="sdedit.png",
                         help="the picture, a PNG (sdedit.png)")
     args = parser.parse_args(argv)
@@ -141,7 +142,7 @@ def run(args):
     ddpm, model = respace(ddpm, model, min(STEPS, T))
     times = sorted({round(share * ddpm.T) for share in SHARES})
     generator = torch.Generator(device).manual_seed(args.seed)
-    guide = data.to_model(guide).repeat(args.n, 1, 1, 1)[:max(10, batch_size(H))].to(device)
+    guide = data.to_model(guide).repeat(args.n, 1, 1, 1).to(device)
     edits = {t_0: edit(ddpm, model, guide, t_0, generator=generator)
              for t_0 in data.track(times, "editing, t_0")}
     points = {t_0: (distance(x_0, guide), nearest(x_0.cpu(), others))
@@ -149,7 +150,7 @@ def run(args):
     shares, usual = {}, nearest(data.to_model(known), others)
     if config["data"] == "digits" and C == 1 and not args.guide:
         net, _ = train_classifier(H, device)
-        drawn = torch.arange(10, device=device).repeat(args.n)[:len(guide)]
+        drawn = torch.arange(10, device=device).repeat(args.n)
         for t_0, x_0 in edits.items():
             sure, digit = read(net, x_0)
             shares[t_0] = (sure & (digit == drawn)).float().mean().item()

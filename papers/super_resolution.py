@@ -16,7 +16,7 @@ as they are from each other.  Then the mean of K has (1 + 1/K) / 2 of the error 
 3 dB more PSNR.
 
 The paper's x is `low`, its y_0 is x_0, and its gamma alpha_bar.  Where its network is told
-sqrt(gamma), drawn from between two steps of the chain, ours is told t; low is the mean of each
+gamma, drawn from between two steps of the chain, ours is told t; low is the mean of each
 square of pixels, as for DPS; and there is no cascade.
 """
 import math
@@ -34,8 +34,8 @@ from papers import dps
 from papers.dps import pool, psnr
 from papers.training import ASSETS, load_eps, train_eps
 from sample import NETWORK, SHIPPED as UNCONDITIONAL
-from sample import (Parser, arguments, check_writable, draw, file_name, grid, integer, load,
-                    one_line_errors, pick_device, save_figure)
+from sample import (Parser, arguments, batch_size, check_writable, draw, file_name, grid, integer,
+                    load, one_line_errors, pick_device, save_figure)
 from train import L_simple
 from unet import UNet, initialise
 
@@ -96,9 +96,10 @@ def sample(ddpm, model, low, K, generator, precision="auto"):
         (K, B, C, H, W), H = FACTOR h.
     """
     B, C, h, w = low.shape
-    shape = K * B, C, FACTOR * h, FACTOR * w
-    x_0 = draw(ddpm, around(model, low.repeat(K, 1, 1, 1)), shape, generator, precision, "SR3")
-    return x_0.reshape(K, B, *shape[1:])
+    shape = C, FACTOR * h, FACTOR * w
+    parts = [draw(ddpm, around(model, part), (len(part), *shape), generator, precision, "SR3")
+             for part in low.repeat(K, 1, 1, 1).split(batch_size(shape[1]))]
+    return torch.cat(parts).reshape(K, B, *shape)
 
 
 def spread(x):
@@ -134,7 +135,7 @@ def draw_figure(rows):
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, "the one that ships")
     parser.add_argument("--unconditional", type=Path, default=UNCONDITIONAL,
                         help="checkpoint of train.py for DPS (the one that ships)")
     parser.add_argument("--n", type=integer(2), default=12, help="number of images (12)")
@@ -165,12 +166,14 @@ def run(args):
     generator = torch.Generator(device).manual_seed(args.seed)
     samples = sample(ddpm, model, low, args.samples, generator)
     x_T = torch.randn(x_0.shape, generator=generator, device=device)
-    by_dps = dps.sample(process, unconditional, low, lambda x: pool(x, FACTOR), x_T,
-                        generator=generator)
+    size = max(1, batch_size(H) // 4)                # there are gradients
+    by_dps = torch.cat([dps.sample(process, unconditional, part, lambda x: pool(x, FACTOR), noise,
+                                   generator=generator).clamp(-1, 1)
+                        for part, noise in zip(low.split(size), x_T.split(size), strict=True)])
     rows = {"low": low.repeat_interleave(FACTOR, 2).repeat_interleave(FACTOR, 3),
             "bicubic": enlarge(low, x_0.shape[2:]).clamp(-1, 1), "DPS": by_dps, "SR3": samples[0],
             "SR3, another": samples[1], f"mean of {args.samples}": samples.mean(0), "truth": x_0}
-    net = train_classifier(H, device)[0] if config["data"] == "digits" else None
+    net = train_classifier(H, device)[0] if (config["data"], C) == ("digits", 1) else None
     for name, image in rows.items():
         off = (pool(image, FACTOR) - low).square().mean().sqrt()
         quality = "" if image is x_0 else f"{mean(psnr(image, x_0))} dB"

@@ -6,8 +6,8 @@ the other networks: classifiers, autoencoders, what lives in their latents.
 
     python -m papers.training runs/papers/NAME/checkpoint.pt assets/NAME.pt
 
-copies of a checkpoint what sampling needs, with the weights in float16, which has 11 bits of each:
-an eighth of it.  So the files of papers in assets/ were made; read again, weights are float32.
+copies of a checkpoint what sampling needs, with 11 bits of each weight (float16): an eighth of what
+train.py writes.  So the files of papers in assets/ were made; read again, weights are float32.
 """
 import copy
 import inspect
@@ -40,14 +40,15 @@ def train_eps(parser, argv, network, loss):
             takes it.
     """
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, with "
-                        "its flags but for those given now")
+                        "its flags of train.py but for those given now; give the others again")
     own, rest = parser.parse_known_args(argv)
     config, _ = train.parse(["--out", f"runs/papers/{paper(network)}", *rest])
     if own.resume:
         content, _, _ = load_eps(Path(config.out, "checkpoint.pt"), "cpu", network)
-        stored, default = train.Config(**content), train.parse([])[0]
+        stored, words = train.Config(**content), {word.partition("=")[0] for word in rest}
         given = {name: value for name, value in vars(config).items()
-                 if getattr(stored, name) != value != getattr(default, name)}
+                 if words & {f"--{name.replace('_', '-')}", f"--no-{name.replace('_', '-')}"}
+                 and value != getattr(stored, name)}
         for name in given.keys() & set(train.FIXED):
             train.refuse(name, f"is {getattr(stored, name)} in this run; it cannot change on the "
                                "way")
@@ -66,7 +67,7 @@ def load_eps(path, device, network):
     try:
         return load(path, device, network(read_checkpoint(path)["config"]))
     except (KeyError, TypeError, ValueError, OSError) as error:
-        raise other(path, network) from error
+        raise other(path, network, error) from error
 
 
 def paper(network):
@@ -74,10 +75,10 @@ def paper(network):
     return Path(inspect.getsourcefile(network)).stem
 
 
-def other(path, network):
+def other(path, network, error):
     """Return what to raise where a file is not of a paper's network."""
     return ValueError(f"{path} is not there, or has no network as python -m papers.{paper(network)}"
-                      " train makes it")
+                      f" train makes it ({error})")
 
 
 def fit(model, loss, x, labels, steps, batch_size=64, lr=2e-3, label="training"):
@@ -92,11 +93,14 @@ def fit(model, loss, x, labels, steps, batch_size=64, lr=2e-3, label="training")
 
     Returns:
         The averaged network (EMA, decay 0.999), in eval mode, without gradients.
+
+    Raises:
+        FloatingPointError: it ended in weights that are not finite.
     """
     device = next(model.parameters()).device
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
-    rise = min(0.6, max(0.1, 2 / steps))             # a tenth of the run, but two steps, if it has
+    rise = min(0.6, max(0.1, 2 / steps))             # a tenth of the run; at least two steps
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=rise)
     for step in data.track(range(steps), f"{label}, steps"):
         i = torch.randint(len(x), (batch_size,))
@@ -108,6 +112,8 @@ def fit(model, loss, x, labels, steps, batch_size=64, lr=2e-3, label="training")
         optimizer.step()
         scheduler.step()
         train.update_ema(ema, model, min(0.999, (1 + step) / (10 + step)))
+    if not all(weight.isfinite().all() for weight in ema.parameters()):
+        raise FloatingPointError(f"{label}: a weight was not finite; nothing was saved")
     return ema
 
 
@@ -128,7 +134,7 @@ def load_fit(path, device, network):
         check_weights(content["ema"], model)
         model.load_state_dict(content["ema"])
     except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-        raise other(path, network) from error
+        raise other(path, network, error) from error
     return content["config"], model.to(device).eval().requires_grad_(False)
 
 
@@ -142,8 +148,8 @@ def main(argv=None):
         ema = {name: weight.half() if weight.is_floating_point() else weight
                for name, weight in content["ema"].items()}
         config = content["config"]
-        if "out" in config:                          # where it was trained is nobody's business
-            config["out"] = f"runs/papers/{args.out.stem}"
+        if "out" in config:                          # nobody else has the folders it was made in
+            config |= {"out": f"runs/papers/{args.out.stem}", "data_dir": "data"}
         write_checkpoint({"config": config, "step": content["step"], "ema": ema}, args.out)
         print(f"wrote {args.out}, {args.out.stat().st_size:,} bytes")
 

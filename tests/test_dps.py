@@ -494,7 +494,7 @@ def test_the_figure_has_four_panels_with_a_row_for_each_label():
 
 def test_images_are_no_more_than_one_batch_and_steps_no_more_than_T(trained, tmp_path, capsys,
                                                                     monkeypatch):
-    monkeypatch.setattr(dps, "batch_size", lambda H: 2)
+    monkeypatch.setattr(dps, "batch_size", lambda H: 8)          # a quarter: there are gradients
     monkeypatch.setattr(dps, "compare", lambda n, seed: {})
     dps.main(["--checkpoint", str(trained[0]), "--out", str(tmp_path / "d.png")])
     assert capsys.readouterr().out.startswith(f"2 images, by {trained[0]} in 5 steps")

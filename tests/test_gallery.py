@@ -36,6 +36,10 @@ def test_the_commands_are_ones_that_the_programs_take(name, monkeypatch, tmp_pat
     assert module.__doc__.splitlines()[0].split("'")[0] in entry
 
 
+def interrupt(args):
+    raise KeyboardInterrupt
+
+
 def test_it_makes_pictures_and_an_index_and_says_what_went_wrong(trained, tmp_path, monkeypatch,
                                                                  capsys):
     monkeypatch.setattr(gallery, "COMMANDS", {
@@ -46,7 +50,11 @@ def test_it_makes_pictures_and_an_index_and_says_what_went_wrong(trained, tmp_pa
         gallery.main(["--folder", str(folder), "--seed", "3"])
     assert caught.value.code == 1
     said = capsys.readouterr()
-    assert "no picture of pndm;" in said.err and "a<b.pt" in said.err
+    assert "no picture of pndm: above" in said.err and "a<b.pt" in said.err
+    monkeypatch.setattr(importlib.import_module("papers.pndm"), "run", interrupt)
+    with pytest.raises(SystemExit) as caught:
+        gallery.make("pndm", "", 0, folder)
+    assert caught.value.code == 130                  # Ctrl-C ends all, and not one program
     page = (folder / "index.html").read_text(encoding="utf-8")
     assert re.findall(r'<h2 id="(\w+)">', page) == ["pndm", "ddim"]
     assert "a&lt;b.pt" in page and "exit with" in page and "There is no picture." in page

@@ -403,6 +403,13 @@ def test_samples_are_clipped_unless_told_keep_no_gradient_and_leave_other_noise_
     assert not bound(strong(), Free(0.2), pixels(2))[0].requires_grad
 
 
+def test_a_shorter_chain_has_the_variance_of_the_whole():
+    for name in ("beta", "beta_tilde"):
+        chain, _ = respace(strong(name), None, 4)
+        expected = getattr(chain, name).sqrt()
+        torch.testing.assert_close(chain.sigma, expected)
+
+
 # ---- the program ----
 
 @pytest.fixture

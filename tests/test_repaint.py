@@ -382,4 +382,4 @@ def test_what_the_classifier_cannot_read_and_missing_files_end_in_one_line(
     content = torch.load(trained[0], weights_only=True)
     content["config"]["data"] = "mnist"
     torch.save(content, trained[0])
-    refused(capsys, ["--checkpoint", trained[0]], "mnist", "digits", main=repaint.main)
+    refused(capsys, ["--checkpoint", trained[0]], "no grey rendered digits", main=repaint.main)

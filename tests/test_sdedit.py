@@ -252,15 +252,15 @@ def test_a_picture_of_ones_own_is_edited_n_times_ten_and_nobody_reads_it(trained
     assert re.search(r"held-out images \d\.\d{3}$", capsys.readouterr().out, re.M)
 
 
-def test_the_chain_is_shortened_and_large_images_come_in_one_batch(trained, tmp_path, monkeypatch):
+def test_the_chain_is_shortened_and_each_drawing_edited_n_times(trained, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(sdedit, "STEPS", 4)
-    monkeypatch.setattr(sdedit, "batch_size", lambda H: 12)
     monkeypatch.setattr(sdedit, "edit", lambda ddpm, model, guide, t_0, generator: (
         seen.append((ddpm.T, len(guide), t_0)), guide)[1])
     monkeypatch.setattr(sdedit, "train_classifier", lambda *_: (lambda x: x.flatten(1)[:, :10], 1))
-    sdedit.main(["--checkpoint", str(trained[0]), "--out", str(tmp_path / "s.png")])
-    assert seen == [(4, 12, t_0) for t_0 in range(5)]
+    sdedit.main(["--checkpoint", str(trained[0]), "--n", "3", "--out",
+                 str(tmp_path / "s.png")])
+    assert seen == [(4, 30, t_0) for t_0 in range(5)]
 
 
 def test_wrong_arguments_end_in_one_line(trained, capsys, tmp_path):

@@ -390,7 +390,8 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(config, capsys, 
         train.train(config(steps=100), Constant(), loss)
     assert caught.value.code == 128 + signum
     assert checkpoint(config())["step"] == len(steps) == 3
-    assert f"python train.py --resume --out {config().out}" in capsys.readouterr().out
+    # Not "python train.py": that is of a run with the core's own network.
+    assert f"to go on: the same with --resume --out {config().out}" in capsys.readouterr().out
     assert signal.getsignal(signum) is before
     train.train(config(steps=5), Constant(), loss, resume=True)
     assert checkpoint(config())["step"] == 5

@@ -44,17 +44,19 @@ class Constant(nn.Module):
 
 def test_another_network_trains_resumes_bit_for_bit_and_takes_new_flags(flags, tmp_path):
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    run(flags("--out", whole, "--steps", "8"))
-    run(flags("--out", halves, "--steps", "4"))
+    run(flags("--out", whole, "--steps", "8", "--lr", "1e-3"))
+    run(flags("--out", halves, "--steps", "4", "--lr", "1e-3"))
     run(["--resume", "--out", halves, "--steps", "8"])
     one, two = read_checkpoint(whole / "checkpoint.pt"), read_checkpoint(halves / "checkpoint.pt")
     assert one["step"] == two["step"] == 8 and two["config"]["out"] == str(halves)
     assert all(torch.equal(one["ema"][name], two["ema"][name]) for name in one["ema"])
     assert one["ema"]["shift"].abs() > 0
+    assert two["config"]["lr"] == 1e-3
     halves.rename(tmp_path / "moved")                # and it goes on where it is now
-    run(["--resume", "--out", tmp_path / "moved", "--steps", "10", "--image-size", "8",
-         "--channel-mults", "1,2"])
-    assert read_checkpoint(tmp_path / "moved" / "checkpoint.pt")["step"] == 10
+    run(["--resume", "--out", tmp_path / "moved", "--steps=10", "--image-size", "8",
+         "--channel-mults", "1,2", "--lr", "2e-3"])              # the default, but given
+    three = read_checkpoint(tmp_path / "moved" / "checkpoint.pt")
+    assert three["step"] == 10 and three["config"]["lr"] == 2e-3
     assert not halves.exists()
 
 
@@ -136,6 +138,12 @@ def test_fit_makes_as_few_steps_as_it_is_asked_for():
         assert len(seen) == steps
 
 
+def test_fit_returns_no_weights_that_are_not_finite():
+    with pytest.raises(FloatingPointError, match="reader: a weight was not finite"):
+        fit(Constant(), lambda model, x_0, labels: model.value.sum() * torch.nan,
+            torch.zeros(2, 1, 1, 1, dtype=torch.uint8), torch.zeros(2), 3, label="reader")
+
+
 def test_what_fit_returned_is_read_again(tmp_path):
     model = Constant(3)
     nn.init.normal_(model.value)
@@ -154,12 +162,16 @@ def test_what_fit_returned_is_read_again(tmp_path):
 # ---- shipping ----
 
 def test_a_shipped_copy_is_small_and_has_the_weights_to_11_bits(trained, tmp_path, capsys):
+    content = read_checkpoint(trained[0])
+    content["config"]["data_dir"] = "/home/of/somebody"
+    write_checkpoint(content, trained[0])
     training.main([str(trained[0]), str(tmp_path / "small.pt")])
     size = (tmp_path / "small.pt").stat().st_size
     assert f"{size:,} bytes" in capsys.readouterr().out and size < trained[0].stat().st_size / 3
     assert set(read_checkpoint(tmp_path / "small.pt")) == {"config", "step", "ema"}
     config, _, model = sample.load(tmp_path / "small.pt")
-    assert config == {**sample.load(trained[0])[0], "out": "runs/papers/small"}
+    assert config == {**sample.load(trained[0])[0], "out": "runs/papers/small",
+                      "data_dir": "data"}
     for name, weight in trained[1].state_dict().items():
         assert model.state_dict()[name].dtype == torch.float32
         torch.testing.assert_close(model.state_dict()[name], weight, rtol=2 ** -11, atol=6e-8)

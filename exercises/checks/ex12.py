@@ -9,7 +9,7 @@ BETA = [0.1, 0.3, 0.2, 0.5]
 MEANS = torch.tensor([[-0.8, 0.3], [0.5, 0.9], [0.2, -0.6]], dtype=torch.float64)
 STDS = torch.tensor([0.3, 0.5, 0.2], dtype=torch.float64)
 WEIGHTS = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
-NULL = 10
+NULL = 23                                            # and not 10, so that nobody counts on it
 
 
 def log_parts(x, a):
@@ -92,9 +92,9 @@ def check_w_0_is_conditional_and_w_minus_1_unconditional(student):
     model = Perfect()
     c, u = model(x_t, t, y), model(x_t, t)
     expect(ask(student, Perfect(), y, 0, x_t, t), c, "w = 0: the conditional prediction alone", [
-        ("for w = -1: w stands where 1 + w belongs", u)])
+        ("for w = -1, or when w stands where 1 + w belongs, or the two have changed places", u)])
     expect(ask(student, Perfect(), y, -1, x_t, t), u, "w = -1: the unconditional prediction alone",
-           [("for another w: w stands where 1 + w belongs", 2 * u - c)])
+           [("when w stands where 1 + w belongs", 2 * u - c)])
 
 
 def check_the_model_is_asked_with_every_label_and_with_none(student):
@@ -110,8 +110,7 @@ def check_the_model_is_asked_with_every_label_and_with_none(student):
     demand(not any(torch.equal(label, torch.zeros_like(label)) for label in with_y),
            "guided: the model was asked with class 0 for all images: class 0 is no null label. "
            "Without a label it is model(x_t, t).")
-    demand(any(label is None for label in labels) or any(len(label) == 2 * len(y)
-                                                         for label in with_y),
+    demand(any(label is None or (label == NULL).any() for label in labels),
            "guided: the model was never asked without a label. It is model(x_t, t).")
     for x, times, _ in model.asked:
         demand(isinstance(times, torch.Tensor) and len(times) == len(x),
