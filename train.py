@@ -249,9 +249,9 @@ def train(config, model=None, loss=L_simple, resume=False):
                   f"{'python train.py' if core else 'the same with'} --resume --out "
                   f"{shlex.quote(str(out))}", flush=True)
             raise SystemExit(128 + (stop or [signal.SIGTERM])[0])
-    print(f"wrote {out / 'samples.png'}; for more: "
-          f"{'python sample.py --seed 1' if core else 'the paper, with'} --checkpoint "
-          f"{shlex.quote(str(out / 'checkpoint.pt'))}", flush=True)
+    more = "; for more: python sample.py --seed 1 --checkpoint " + shlex.quote(str(
+        out / "checkpoint.pt"))
+    print(f"wrote {out / 'samples.png'}{more if core else ''}", flush=True)
     return ddpm, run.ema
 
 

@@ -53,6 +53,12 @@ def read(net, x, confidence=0.9):
     return probability >= confidence, digit
 
 
+def share_read_as(net, x, y):
+    """Return the share, a float, of images x that are recognised, and as the digits y, (N,)."""
+    recognised, digit = read(net, x)
+    return (recognised & (digit == y)).float().mean().item()
+
+
 def diversity(x, y):
     """Return the RMS distance of two images of one class, the mean over all such pairs.
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import data
-from benchmarks.recognise import diversity, read, train_classifier
+from benchmarks.recognise import diversity, share_read_as, train_classifier
 from papers.improved_ddpm import respace
 from papers.training import ASSETS, load_eps, train_eps
 from sample import (NETWORK, Parser, arguments, batch_size, check_writable, file_name, grid,
@@ -74,7 +74,7 @@ def drop_labels(y, null, p_uncond):
     return torch.where(torch.rand(len(y), device=y.device) < p_uncond, null, y)
 
 
-def joint_loss(p_uncond=0.1):
+def joint_loss(p_uncond):
     """Return the loss of Algorithm 1, L_simple with labels, as `train.train` takes it."""
     def loss(ddpm, model, x_0, labels):
         y = drop_labels(labels, CLASSES, p_uncond)
@@ -188,8 +188,7 @@ def run(args):
     net = train_classifier(H, device)[0] if (config["data"], C) == ("digits", 1) else None
 
     def judge(x, y):
-        read_as, digit = read(net, x) if net else (None, None)
-        return (read_as & (digit == y)).float().mean().item() if net else None, diversity(x, y)
+        return share_read_as(net, x, y) if net else None, diversity(x, y)
 
     def show(what, row):
         share = "" if row[0] is None else f"{row[0]:7.1%} read as what was asked for, "

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import data
-from benchmarks.recognise import diversity, read, train_classifier
+from benchmarks.recognise import diversity, share_read_as, train_classifier
 from ddpm import at
 from papers.improved_ddpm import respace
 from papers.training import fit, load_fit, save_fit
@@ -181,8 +181,7 @@ def run_train(argv):
 
 def judge(net, x, y):
     """Return the share of x that net reads as y, and how far two images of one y are apart."""
-    sure, digit = read(net, x)
-    return (sure & (digit == y)).float().mean().item(), diversity(x, y)
+    return share_read_as(net, x, y), diversity(x, y)
 
 
 def draw_figure(rows, values):

@@ -35,7 +35,7 @@ NOISE = 0.05                                         # sigma of the paper's meas
 
 
 def guide(ddpm, model, y, A, x_t, t, clip=True):
-    """Return x_0_hat and zeta_t / zeta grad_{x_t} || y - A(x_0_hat) ||^2: 2 grad || . ||."""
+    """Return x_0_hat, and what zeta weighs: 2 grad_{x_t} || y - A(x_0_hat) ||; for each image."""
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_()
         x_0_hat = ddpm.estimate_x_0(model, x_t, t, clip)

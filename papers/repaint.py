@@ -8,10 +8,10 @@ Lugmayr et al. 2022, "RePaint: Inpainting using Denoising Diffusion Probabilisti
 In each step of Algorithm 2 of Ho et al. 2020 the known pixels are replaced by those of the image,
 with the noise of that time.  The hidden ones have one step to follow them, and with this alone
 (r = 1) the two do not match.  So RePaint adds the noise of j steps again, to all pixels, and walks
-the j steps down again, until each was taken r times.
+the j steps down again, r times in all.
 
 The program shows the network the upper half of digits, and a tenth of their pixels, and lets a
-classifier read what it made of them; beside it r = 1 on a longer chain, for the same time.
+classifier read what it made of them; beside it r = 1 on a longer chain, with as many evaluations.
 
 In the paper x_{t-1}^known has the noise of alpha_bar_t, and Algorithm 1 goes up with beta_{t-1},
 where sec. 4.2 has beta_t.  Here, as in the authors' code, what is to be x_{t-1} has the noise of
@@ -25,7 +25,7 @@ import torch
 from matplotlib.figure import Figure
 
 import data
-from benchmarks.recognise import read, train_classifier
+from benchmarks.recognise import share_read_as, train_classifier
 from papers.improved_ddpm import respace
 from sample import (arguments, batch_size, check_writable, file_name, grid, integer, load,
                     newest_checkpoint, one_line_errors, pick_device, save_figure)
@@ -39,7 +39,8 @@ def schedule(T, r=10, j=10):
 
     Args:
         T: length of the chain.
-        r: how often each step is taken, an int, at least 1.  With 1 there are no jumps.
+        r: how often a step is taken that a jump goes over, an int, at least 1.  With 1 there are no
+            jumps.
         j: length of a jump, an int, at least 1.
 
     Returns:
@@ -161,7 +162,7 @@ def run(args):
             noise = torch.Generator(device).manual_seed(args.seed)
             y = torch.cat([inpaint(*chain, part, mask, r, args.j, generator=noise)
                            for part in x_0.split(batch_size(H))])
-            share = (read(classifier, y)[1] == labels).float().mean()
+            share = share_read_as(classifier, y, labels)
             rms = ((y - x_0).square().mean() / (1 - mask).mean()).sqrt()
             label = f"{steps} steps, r = {r}"
             panels[name][label] = y.cpu()

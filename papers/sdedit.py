@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageOps
 
 import data
-from benchmarks.recognise import read, train_classifier
+from benchmarks.recognise import share_read_as, train_classifier
 from papers.ddim import nearest
 from papers.experiments import decode
 from papers.improved_ddpm import respace
@@ -152,8 +152,7 @@ def run(args):
         net, _ = train_classifier(H, device)
         drawn = torch.arange(10, device=device).repeat(args.n)
         for t_0, x_0 in edits.items():
-            sure, digit = read(net, x_0)
-            shares[t_0] = (sure & (digit == drawn)).float().mean().item()
+            shares[t_0] = share_read_as(net, x_0, drawn)
     save_figure(draw_figure(ddpm.T, {t_0: x_0[:10] for t_0, x_0 in edits.items()}, points, usual,
                             shares), args.out)
     t_0 = round(SHOWN * ddpm.T)

@@ -15,9 +15,9 @@ squared error, and is none of them.  If the samples are right, the truth is as f
 as they are from each other.  Then the mean of K has (1 + 1/K) / 2 of the error of one: for many,
 3 dB more PSNR.
 
-The paper's x is `low`, its y_0 is x_0, and its gamma alpha_bar.  Where its network is told
-gamma, drawn from between two steps of the chain, ours is told t; low is the mean of each
-square of pixels, as for DPS; and there is no cascade.
+The paper's x is `low`, its y_0 is x_0, and its gamma alpha_bar.  Its network is told gamma, drawn
+from between two steps of the chain (sec. 2.4), and ours t; its low is bicubic, and ours the mean of
+each square of pixels, as for DPS; there is no cascade.
 """
 import math
 import sys
@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import data
-from benchmarks.recognise import read, train_classifier
+from benchmarks.recognise import share_read_as, train_classifier
 from papers import dps
 from papers.dps import pool, psnr
 from papers.training import ASSETS, load_eps, train_eps
@@ -179,7 +179,7 @@ def run(args):
         quality = "" if image is x_0 else f"{mean(psnr(image, x_0))} dB"
         digit = ""
         if net:
-            right = (read(net, image)[1].cpu() == labels[i]).float().mean()
+            right = share_read_as(net, image, labels[i].to(device))
             digit = f", {right:6.1%} read as the true digit"
         print(f"{name:14} {quality:18} its low is off by {off:.3f}{digit}")
     save_figure(draw_figure(rows), args.out)

@@ -23,7 +23,6 @@ import train
 from checkpoint import check_weights, read_checkpoint, write_checkpoint
 from sample import Parser, autocast, load, one_line_errors
 
-
 ASSETS = Path(__file__).resolve().parent.parent / "assets"       # where what ships lies
 
 

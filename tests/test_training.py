@@ -30,8 +30,11 @@ def wide(config):
 
 
 def run(argv, loss=None):
-    training.train_eps(sample.Parser("doc"), [str(arg) for arg in argv], wide,
-                       lambda own, config: loss or train.L_simple)
+    def make(own, config):
+        assert own.resume == ("--resume" in argv) and config["T"] == 5
+        return loss or train.L_simple
+
+    training.train_eps(sample.Parser("doc"), [str(arg) for arg in argv], wide, make)
 
 
 class Constant(nn.Module):
@@ -175,6 +178,11 @@ def test_a_shipped_copy_is_small_and_has_the_weights_to_11_bits(trained, tmp_pat
     for name, weight in trained[1].state_dict().items():
         assert model.state_dict()[name].dtype == torch.float32
         torch.testing.assert_close(model.state_dict()[name], weight, rtol=2 ** -11, atol=6e-8)
+    save_fit(tmp_path / "fit.pt", {"C": 1}, 7, Constant())
+    training.main([str(tmp_path / "fit.pt"), str(tmp_path / "a.pt")])
+    content = read_checkpoint(tmp_path / "a.pt")
+    assert content["config"] == {"C": 1} and content["step"] == 7
+    assert content["ema"]["value"].dtype == torch.float16
     refused(capsys, [tmp_path / "none.pt", tmp_path / "a.pt"], "none.pt", code=1,
             main=training.main)
     refused(capsys, [trained[0]], "out", main=training.main)
