@@ -488,22 +488,26 @@ def sample_grid(path, n, ddpm, config, run, stop):
 
 # ---- the command line ----
 
-def parse(argv=None):
-    """Turn the command line into (Config, resume)."""
+def parse(argv=None, kind=Config, doc=__doc__, load=load):
+    """Turn the command line into (Config, resume).
+
+    A paper with another network or loss gives its own kind of Config, whose further fields are
+    flags like the others, its own text for --help, and what reads its checkpoints.
+    """
     presets = [textwrap.fill(f"{name}: " + " ".join(
         f"--{k.replace('_', '-')} {'' if v is True else show(v) or 'DIR'}".strip()
         for k, v in preset.items()), width=78, subsequent_indent="    ", break_on_hyphens=False)
         for name, preset in PRESETS.items()]
-    parser = Parser(__doc__, "A preset stands for these flags:\n\n" + "\n".join(presets))
+    parser = Parser(doc, "A preset stands for these flags:\n\n" + "\n".join(presets))
     parser.add_argument("preset", nargs="?", help=f"{', '.join(PRESETS)} (digits)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    for f in fields(Config):
-        kind = {bool: {"action": argparse.BooleanOptionalAction},
-                tuple: {"type": integers, "metavar": "N,N,..."}}
+    for f in fields(kind):
+        typed = {bool: {"action": argparse.BooleanOptionalAction},
+                 tuple: {"type": integers, "metavar": "N,N,..."}}
         default = show(PRESETS["digits"].get(f.name, f.default))
         parser.add_argument(f"--{f.name.replace('_', '-')}", default=argparse.SUPPRESS,
                             help=f"{f.metadata['help']} ({default})",
-                            **kind.get(f.type, {"type": f.type, "metavar": f.type.__name__}))
+                            **typed.get(f.type, {"type": f.type, "metavar": f.type.__name__}))
     flags, unknown = parser.parse_known_args(argv)
     flags = vars(flags)
     preset, resume = flags.pop("preset"), flags.pop("resume")
@@ -511,14 +515,14 @@ def parse(argv=None):
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if preset and preset not in PRESETS:
         parser.error(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
-    flags.setdefault("out", f"runs/{preset or 'digits'}")
+    flags.setdefault("out", f"runs/{preset}" if preset and kind is Config else kind.out)
     if not resume:
-        return Config(**{**PRESETS[preset or "digits"], **flags}), False
+        return kind(**{**PRESETS[preset or "digits"], **flags}), False
     path = Path(flags["out"], "checkpoint.pt")
     if not path.exists():
         raise ValueError(f"nothing to resume: there is no {path}")
     try:
-        stored = Config(**load(path)[0])             # which refuses a network of monstrous size
+        stored = kind(**load(path)[0])               # which refuses a network of monstrous size
     except TypeError as error:
         raise ValueError(f"{path} was made by another version of train.py: {error}") from error
     if preset and PRESETS[preset].get("data", "digits") not in ("", stored.data):

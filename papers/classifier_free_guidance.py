@@ -14,18 +14,19 @@ beyond the classes.  Its w is what guidance adds: 0 is the conditional network a
 unconditional.  Elsewhere (Imagen, diffusers) a guidance scale of s means w = s - 1.
 """
 import sys
+from dataclasses import dataclass
 
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 
 import data
+import train
 from benchmarks.recognise import diversity, share_read_as, train_classifier
 from papers.improved_ddpm import respace
 from papers.training import ASSETS, load_eps, train_eps
-from sample import (NETWORK, Parser, arguments, batch_size, check_writable, file_name, grid,
+from sample import (NETWORK, arguments, batch_size, check_writable, file_name, grid,
                     integer, one_line_errors, pick_device, save_figure)
-from train import L_simple
 from unet import UNet
 
 SHIPPED = ASSETS / "guidance.pt"
@@ -78,7 +79,7 @@ def joint_loss(p_uncond):
     """Return the loss of Algorithm 1, L_simple with labels, as `train.train` takes it."""
     def loss(ddpm, model, x_0, labels):
         y = drop_labels(labels, CLASSES, p_uncond)
-        return L_simple(ddpm, lambda x_t, t: model(x_t, t, y), x_0, labels)
+        return train.L_simple(ddpm, lambda x_t, t: model(x_t, t, y), x_0, labels)
     return loss
 
 
@@ -111,23 +112,22 @@ def network(config):
     return LabelUNet(**{name: config[name] for name in NETWORK})
 
 
-def probability(text):
-    if not 0 < float(text) < 1:
-        raise ValueError
-    return float(text)
+@dataclass
+class Config(train.Config):
+    p_uncond: float = train.arg(0.1, "share of the labels that are dropped, between 0 and 1")
+    out: str = train.arg("runs/papers/classifier_free_guidance", "folder of the run")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 < self.p_uncond < 1:
+            train.refuse("p_uncond", f"must be between 0 and 1, not {self.p_uncond}")
+        if self.data not in ("digits", *data.MIRRORS):
+            train.refuse("data", f"must be digits, {', '.join(data.MIRRORS)}, which have ten "
+                                 f"classes, not {self.data}")
 
 
 def run_train(argv):
-    def loss(own, config):
-        if config["data"] not in ("digits", *data.MIRRORS):
-            raise ValueError(f"--data must be digits, {', '.join(data.MIRRORS)}, which have ten "
-                             f"classes, not {config['data']}")
-        return joint_loss(own.p_uncond)
-
-    parser = Parser(__doc__, "All flags of train.py work as well.")
-    parser.add_argument("--p-uncond", type=probability, default=0.1,
-                        help="share of the labels that are dropped, between 0 and 1 (0.1)")
-    train_eps(parser, argv, network, loss)
+    train_eps(argv, Config, __doc__, network, lambda config: joint_loss(config.p_uncond))
 
 
 def sample(ddpm, model, y, w, shape, steps, seed):

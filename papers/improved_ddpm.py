@@ -18,6 +18,7 @@ logarithm; p_t of sec. 3.3 has a uniform part of 0.001.
 """
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,10 +26,11 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import data
+import train
 from ddpm import DDPM, at
 from papers.training import ASSETS, load_eps, train_eps
 from papers.variational_bound import decoder_nll, kl, send
-from sample import (NETWORK, Parser, arguments, batch_size, check_writable, file_name, grid,
+from sample import (NETWORK, arguments, batch_size, check_writable, file_name, grid,
                     integer, load, one_line_errors, pick_device, save_figure)
 from unet import UNet
 
@@ -244,11 +246,16 @@ def load_learned(path, device):
     return load_eps(path, device, network)
 
 
+@dataclass
+class Config(train.Config):
+    objective: str = train.arg("hybrid", "hybrid (L_hybrid) or vlb (L_vlb)",
+                               choices=("hybrid", "vlb"))
+    out: str = train.arg("runs/papers/improved_ddpm", "folder of the run")
+
+
 def run_train(argv):
-    parser = Parser(__doc__, "All flags of train.py work as well.")
-    parser.add_argument("--objective", choices=("hybrid", "vlb"), default="hybrid")
-    train_eps(parser, argv, network,
-              lambda own, config: L_hybrid if own.objective == "hybrid" else L_vlb(config["T"]))
+    train_eps(argv, Config, __doc__, network,
+              lambda config: L_hybrid if config.objective == "hybrid" else L_vlb(config.T))
 
 
 def draw_figure(L, v, samples):

@@ -21,6 +21,7 @@ each square of pixels, as for DPS; there is no cascade.
 """
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,14 +30,14 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import data
+import train
 from benchmarks.recognise import share_read_as, train_classifier
 from papers import dps
 from papers.dps import pool, psnr
 from papers.training import ASSETS, load_eps, train_eps
 from sample import NETWORK, SHIPPED as UNCONDITIONAL
-from sample import (Parser, arguments, batch_size, check_writable, draw, file_name, grid, integer,
+from sample import (arguments, batch_size, check_writable, draw, file_name, grid, integer,
                     load, one_line_errors, pick_device, save_figure)
-from train import L_simple
 from unet import UNet, initialise
 
 SHIPPED = ASSETS / "super_resolution.pt"
@@ -75,7 +76,7 @@ def conditional_loss(ddpm, model, x_0, labels):
         E || eps - eps_theta(x_t, t, low) ||^2,   low = pool(x_0)
     """
     low = pool(x_0, FACTOR)
-    return L_simple(ddpm, lambda x_t, t: model(x_t, t, low), x_0, labels)
+    return train.L_simple(ddpm, lambda x_t, t: model(x_t, t, low), x_0, labels)
 
 
 def around(model, low):
@@ -116,9 +117,13 @@ def network(config):
     return LowUNet(**{name: config[name] for name in NETWORK})
 
 
+@dataclass
+class Config(train.Config):
+    out: str = train.arg("runs/papers/super_resolution", "folder of the run")
+
+
 def run_train(argv):
-    train_eps(Parser(__doc__, "All flags of train.py work as well."), argv, network,
-              lambda own, config: conditional_loss)
+    train_eps(argv, Config, __doc__, network, lambda config: conditional_loss)
 
 
 def draw_figure(rows):

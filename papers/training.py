@@ -11,7 +11,6 @@ train.py writes.  So the files of papers in assets/ were made; read again, weigh
 """
 import copy
 import inspect
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,34 +25,24 @@ from sample import Parser, autocast, load, one_line_errors
 ASSETS = Path(__file__).resolve().parent.parent / "assets"       # where what ships lies
 
 
-def train_eps(parser, argv, network, loss):
+def train_eps(argv, kind, doc, network, loss):
     """Run train.py's loop with another network and loss, from the command line.
 
-    The default of --out is runs/papers/NAME, which sample.py does not take for a run of train.py.
-
     Args:
-        parser: sample.Parser with the program's own flags; train.py's are read beside them.
         argv: what follows "train".
+        kind: train.Config, or a dataclass made from it: each field is a flag, and kept in the
+            checkpoint.  Its `out` is best not directly below runs/, where sample.py takes a run for
+            one of train.py.
+        doc: what --help shows.
         network: called as network(config), returns an untrained network; config is a dict.
-        loss: called as loss(own, config) with the parsed own flags, returns a loss as `train.train`
-            takes it.
+        loss: called as loss(config) with the Config, returns a loss as `train.train` takes it.
     """
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, with "
-                        "its flags of train.py but for those given now; give the others again")
-    own, rest = parser.parse_known_args(argv)
-    config, _ = train.parse(["--out", f"runs/papers/{paper(network)}", *rest])
-    if own.resume:
-        content, _, _ = load_eps(Path(config.out, "checkpoint.pt"), "cpu", network)
-        stored, words = train.Config(**content), {word.partition("=")[0] for word in rest}
-        given = {name: value for name, value in vars(config).items()
-                 if words & {f"--{name.replace('_', '-')}", f"--no-{name.replace('_', '-')}"}
-                 and value != getattr(stored, name)}
-        for name in given.keys() & set(train.FIXED):
-            train.refuse(name, f"is {getattr(stored, name)} in this run; it cannot change on the "
-                               "way")
-        config = replace(stored, **{**given, "out": config.out})
+    def stored(path):
+        return load_eps(path, "cpu", network)
+
+    config, resume = train.parse(argv, kind, doc, stored)
     torch.manual_seed(config.seed)                   # the weights that train.py starts from
-    train.train(config, network(vars(config)), loss(own, vars(config)), own.resume)
+    train.train(config, network(vars(config)), loss(config), resume)
     parallel.leave()
 
 

@@ -537,7 +537,8 @@ def test_wrong_arguments_end_in_one_line(learned, trained, flags, tmp_path, caps
     no(["--checkpoint", learned, "--simple", learned], "do not fit")
     no(["train", "--objective", "simple"], "--objective")
     no(["train", "--steps", "0"], "--steps")
-    no(["train", "--resume", "--out", tmp_path / "none"], how)
+    no(["train", "--resume", "--out", tmp_path / "none"], "nothing to resume")
+    no(["train", "--resume", "--out", trained[0].parent], how)
     no(["train", *flags("--out", str(learned.parent))], "already holds a run")
     for name, value in (("T", "4"), ("schedule", "linear")):
         training.train.main(flags(f"--{name}", value, "--out", str(tmp_path / name)))

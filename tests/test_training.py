@@ -1,5 +1,6 @@
 """Networks of the papers: trained, kept, shipped and read again."""
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -29,12 +30,23 @@ def wide(config):
     return Wide(**{name: config[name] for name in sample.NETWORK})
 
 
-def run(argv, loss=None):
-    def make(own, config):
-        assert own.resume == ("--resume" in argv) and config["T"] == 5
-        return loss or train.L_simple
+@dataclass
+class Config(train.Config):
+    power: float = train.arg(2.0, "of the error", least=1)
+    out: str = train.arg("runs/papers/wide", "folder of the run")
 
-    training.train_eps(sample.Parser("doc"), [str(arg) for arg in argv], wide, make)
+
+def run(argv):
+    """Run it, and return the power that its loss was made of."""
+    powers = []
+
+    def make(config):
+        assert config.T == 5
+        powers.append(config.power)
+        return train.L_simple
+
+    training.train_eps([str(arg) for arg in argv], Config, "doc", wide, make)
+    return powers
 
 
 class Constant(nn.Module):
@@ -78,6 +90,30 @@ def test_a_file_that_is_of_another_network_or_not_there_is_named_with_how_to_mak
         for loader in (load_eps, load_fit):
             with pytest.raises(ValueError, match=f"{path.name}.*papers.test_training train"):
                 loader(path, "cpu", wide)
+
+
+def test_a_paper_s_own_flags_are_checked_kept_and_go_on_unless_given_anew(flags, tmp_path):
+    assert run(flags("--out", tmp_path / "a", "--steps", "2", "--power", "3")) == [3]
+    assert run(["--resume", "--out", tmp_path / "a", "--steps", "3"]) == [3]
+    assert run(["--resume", "--out", tmp_path / "a", "--steps", "4", "--power", "2"]) == [2]
+    assert read_checkpoint(tmp_path / "a" / "checkpoint.pt")["config"]["power"] == 2
+    with pytest.raises(ValueError, match="--power must be at least 1"):
+        run(["--power", "0.5"])
+
+
+def test_a_paper_s_run_goes_where_its_config_says_and_help_shows_all_flags(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(train, "train", lambda config, model, loss, resume: seen.append(config))
+    run(["--T", "5"])
+    run(["mnist", "--T", "5"])
+    assert [config.out for config in seen] == ["runs/papers/wide"] * 2
+    assert [config.data for config in seen] == ["digits", "mnist"]
+    with pytest.raises(SystemExit):
+        run(["--help"])
+    text = capsys.readouterr().out
+    for part in ("doc", "--power float", "of the error (2.0)", "(runs/papers/wide)", "--lr",
+                 "mnist:"):
+        assert part in text
 
 
 # ---- fit ----
