@@ -5,8 +5,8 @@
 A small convolutional classifier is trained on the rendered digits, then reads samples.  A sample is
 recognised if the classifier gives some digit a probability of 0.9 or more.  The same share of
 held-out digits stands beside it: no generator can be expected to do better.  The number says how
-much of what looks like digits is whole; for other pictures it means nothing, since the classifier
-was never shown any, and takes half of all white noise for a digit.
+much of what looks like digits is whole.  Of other pictures it would say nothing, and they are
+refused: the classifier was never shown any, and takes half of all white noise for a digit.
 """
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,16 @@ def train_classifier(image_size=16, device="cpu", epochs=6, seed=0):
     return net, (digit == labels).float().mean().item()
 
 
+def readable(config):
+    """Does a network of this config, a dict, draw what the classifier reads: grey digits?"""
+    return config["data"] == "digits" and config["image_channels"] == 1
+
+
+def check_readable(config, checkpoint):
+    if not readable(config):
+        raise ValueError(f"{checkpoint} draws no grey rendered digits, which alone can be read")
+
+
 @torch.no_grad()
 def read(net, x, confidence=0.9):
     """Return (recognised, digit), each (N,): is some digit that probable, and which is the most."""
@@ -73,13 +83,15 @@ def diversity(x, y):
     return torch.cat([torch.pdist(points[y == k]) for k in y.unique()]).mean().item()
 
 
-def main():
+def main(argv=None):
     parser = arguments(__doc__)
     parser.add_argument("--n", type=integer(1), default=256, help="number of samples (256)")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     with one_line_errors("recognise.py"):
         device = pick_device(args.device)
-        config, ddpm, model = load(args.checkpoint or newest_checkpoint(), device)
+        checkpoint = args.checkpoint or newest_checkpoint()
+        config, ddpm, model = load(checkpoint, device)
+        check_readable(config, checkpoint)
         net, accuracy = train_classifier(config["image_size"], device)
         held_out, _ = data.load("digits", config["image_size"], split="test")
         real, _ = read(net, data.to_model(held_out.to(device)))

@@ -22,7 +22,7 @@ from torch import nn
 
 import data
 import train
-from benchmarks.recognise import diversity, share_read_as, train_classifier
+from benchmarks.recognise import diversity, readable, share_read_as, train_classifier
 from papers.improved_ddpm import respace
 from papers.training import ASSETS, load_eps, train_eps
 from sample import (NETWORK, arguments, batch_size, check_writable, file_name, grid,
@@ -185,7 +185,7 @@ def run(args):
     y = torch.arange(CLASSES, device=device).repeat(args.n)
     x, labels = data.load(config["data"], H, C, "test", config["data_dir"])
     known = torch.cat([(labels == k).nonzero()[:args.n, 0] for k in range(CLASSES)])
-    net = train_classifier(H, device)[0] if (config["data"], C) == ("digits", 1) else None
+    net = train_classifier(H, device)[0] if readable(config) else None
 
     def judge(x, y):
         return share_read_as(net, x, y) if net else None, diversity(x, y)

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import data
-from benchmarks.recognise import diversity, share_read_as, train_classifier
+from benchmarks.recognise import check_readable, diversity, share_read_as, train_classifier
 from ddpm import at
 from papers.improved_ddpm import respace
 from papers.training import fit, load_fit, save_fit
@@ -220,8 +220,7 @@ def main(argv=None):
 def run(args):
     device, checkpoint = pick_device(args.device), args.checkpoint or newest_checkpoint()
     config, ddpm, model = load(checkpoint, device)
-    if config["data"] != "digits" or config["image_channels"] != 1:
-        raise ValueError(f"{checkpoint} draws no grey rendered digits, which alone can be judged")
+    check_readable(config, checkpoint)
     own, log_p = load_fit(args.classifier, device, network)
     if any(own.get(name) != config[name] for name in SAME):
         raise ValueError(f"{args.classifier} and {checkpoint} differ in one of {', '.join(SAME)}")

@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 import data
-from benchmarks.recognise import read, train_classifier
+from benchmarks.recognise import check_readable, read, train_classifier
 from papers import ddim, improved_ddpm, ncsn, pndm, score_sde
 from sample import (arguments, batch_size, check_writable, file_name, integer, load,
                     newest_checkpoint, one_line_errors, pick_device, save_figure)
@@ -160,9 +160,7 @@ def main(argv=None):
 def run(args):
     device, checkpoint = pick_device(args.device), args.checkpoint or newest_checkpoint()
     config, ddpm, model = load(checkpoint, device)
-    if config["data"] != "digits":
-        raise ValueError(f"{checkpoint} draws {config['data']}, and the classifier reads rendered "
-                         "digits only")
+    check_readable(config, checkpoint)
     H, T = config["image_size"], ddpm.T
     models = dict.fromkeys(SAMPLERS, model)
     samplers = {name: (sampler, sorted({min(setting, T) for setting in settings}))

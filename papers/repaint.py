@@ -25,7 +25,7 @@ import torch
 from matplotlib.figure import Figure
 
 import data
-from benchmarks.recognise import share_read_as, train_classifier
+from benchmarks.recognise import check_readable, share_read_as, train_classifier
 from papers.improved_ddpm import respace
 from sample import (arguments, batch_size, check_writable, file_name, grid, integer, load,
                     newest_checkpoint, one_line_errors, pick_device, save_figure)
@@ -141,8 +141,7 @@ def run(args):
     device, checkpoint = pick_device(args.device), args.checkpoint or newest_checkpoint()
     config, ddpm, model = load(checkpoint, device)
     H = config["image_size"]
-    if config["data"] != "digits" or config["image_channels"] != 1:
-        raise ValueError(f"{checkpoint} draws no grey rendered digits, which alone can be judged")
+    check_readable(config, checkpoint)
     check_writable(args.out)
     print(f"{args.n} digits, by {checkpoint}, on {device}")
     x, labels = data.load("digits", H, split="test")

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageOps
 
 import data
-from benchmarks.recognise import share_read_as, train_classifier
+from benchmarks.recognise import readable, share_read_as, train_classifier
 from papers.ddim import nearest
 from papers.experiments import decode
 from papers.improved_ddpm import respace
@@ -148,7 +148,7 @@ def run(args):
     points = {t_0: (distance(x_0, guide), nearest(x_0.cpu(), others))
               for t_0, x_0 in edits.items()}
     shares, usual = {}, nearest(data.to_model(known), others)
-    if config["data"] == "digits" and C == 1 and not args.guide:
+    if readable(config) and not args.guide:
         net, _ = train_classifier(H, device)
         drawn = torch.arange(10, device=device).repeat(args.n)
         for t_0, x_0 in edits.items():

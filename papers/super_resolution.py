@@ -31,7 +31,7 @@ from torch import nn
 
 import data
 import train
-from benchmarks.recognise import share_read_as, train_classifier
+from benchmarks.recognise import readable, share_read_as, train_classifier
 from papers import dps
 from papers.dps import pool, psnr
 from papers.training import ASSETS, load_eps, train_eps
@@ -178,7 +178,7 @@ def run(args):
     rows = {"low": low.repeat_interleave(FACTOR, 2).repeat_interleave(FACTOR, 3),
             "bicubic": enlarge(low, x_0.shape[2:]).clamp(-1, 1), "DPS": by_dps, "SR3": samples[0],
             "SR3, another": samples[1], f"mean of {args.samples}": samples.mean(0), "truth": x_0}
-    net = train_classifier(H, device)[0] if (config["data"], C) == ("digits", 1) else None
+    net = train_classifier(H, device)[0] if readable(config) else None
     for name, image in rows.items():
         off = (pool(image, FACTOR) - low).square().mean().sqrt()
         quality = "" if image is x_0 else f"{mean(psnr(image, x_0))} dB"

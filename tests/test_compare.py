@@ -5,6 +5,7 @@ from PIL import Image
 from test_ddpm import STRONG, gaussian, strong
 from test_train import refused
 
+from benchmarks import recognise
 from papers import compare
 from papers.compare import Counted, by_adaptive, frechet, measure
 
@@ -61,6 +62,10 @@ def test_wrong_arguments_end_in_one_line(trained, tmp_path, capsys, monkeypatch)
     refused(capsys, ["--checkpoint", path, "--learned", path, "--out", tmp_path / "c.png"],
             "papers.improved_ddpm train", main=compare.main)
     refused(capsys, ["--n", "1"], "must be in 2", main=compare.main)
-    config = {"data": "cifar10", "image_size": 8}
-    monkeypatch.setattr(compare, "load", lambda *_: (config, strong(), None))
-    refused(capsys, ["--out", tmp_path / "c.png"], "rendered digits only", main=compare.main)
+    for name, channels in (("mnist", 1), ("digits", 3)):
+        config = {"data": name, "image_size": 8, "image_channels": channels}
+        for program in (compare, recognise):
+            monkeypatch.setattr(program, "load", lambda *_, config=config: (config, strong(), None))
+            monkeypatch.setattr(program, "train_classifier", lambda *_: 1 / 0)
+            refused(capsys, ["--checkpoint", "a.pt"], "a.pt", "no grey rendered digits",
+                    main=program.main)
