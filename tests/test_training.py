@@ -10,7 +10,7 @@ from torch import nn
 import sample
 import train
 from checkpoint import read_checkpoint, write_checkpoint
-from papers import training
+from papers import classifier_free_guidance, improved_ddpm, super_resolution, training
 from papers.training import fit, load_eps, load_fit, save_fit
 from unet import UNet
 
@@ -114,6 +114,18 @@ def test_a_paper_s_run_goes_where_its_config_says_and_help_shows_all_flags(monke
     for part in ("doc", "--power float", "of the error (2.0)", "(runs/papers/wide)", "--lr",
                  "mnist:"):
         assert part in text
+
+
+@pytest.mark.parametrize("program", [classifier_free_guidance, improved_ddpm, super_resolution])
+def test_each_paper_that_trains_has_a_folder_of_its_own_and_the_checks_of_train_py(program,
+                                                                                   monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "train", lambda config, model, loss, resume: seen.append(config))
+    program.run_train([])
+    assert seen[0].out == "runs/papers/" + program.__name__.removeprefix("papers.")
+    assert getattr(seen[0], "p_uncond", 0.1) == 0.1
+    with pytest.raises(ValueError, match="--steps must be at least 1"):
+        program.run_train(["--steps", "0"])
 
 
 # ---- fit ----
