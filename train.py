@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import copy
 import csv
+import importlib.util
 import math
 import reprlib
 import shlex
@@ -78,7 +79,7 @@ class Config:
     ema_decay: float = arg(0.9999, "of the averaged weights; lower while the run is young", least=0)
     precision: str = arg("auto", "bf16, float32, or auto: bf16 where the hardware is fast at it",
                          choices=("auto", "bf16", "float32"))
-    compile: bool = arg(False, "torch.compile the network: slow to start, for long runs on a GPU")
+    compile: bool = arg(False, "torch.compile the network, in a minute: for long runs on a GPU")
     seed: int = arg(0, "fixes initial weights, order of the data, and noise", least=0)
 
     out: str = arg("runs/digits", "folder of the run; by default runs/<preset>")
@@ -135,7 +136,8 @@ PRESETS = {
     "cifar10": dict(      # Ho et al. 2020, appendix B; warm-up and clipping from the authors' code
         data="cifar10", image_size=32, image_channels=3, flip=True, channels=128,
         channel_mults=(1, 2, 2, 2), num_res_blocks=2, attention_resolutions=(16,), dropout=0.1,
-        steps=800_000, batch_size=128, lr=2e-4, warmup=5000, sample_every=10_000, save_every=5000),
+        steps=800_000, batch_size=128, lr=2e-4, warmup=5000, sample_every=10_000, save_every=5000,
+        compile=torch.cuda.is_available() and importlib.util.find_spec("triton") is not None),
     "folder": dict(       # half as wide as the paper's network
         data="", image_size=64, image_channels=3, flip=True, channels=64,
         channel_mults=(1, 2, 2, 4), num_res_blocks=2, attention_resolutions=(16,), dropout=0.1,
@@ -496,8 +498,8 @@ def parse(argv=None, kind=Config, doc=__doc__, load=load):
     """
     presets = [textwrap.fill(f"{name}: " + " ".join(
         f"--{k.replace('_', '-')} {'' if v is True else show(v) or 'DIR'}".strip()
-        for k, v in preset.items()), width=78, subsequent_indent="    ", break_on_hyphens=False)
-        for name, preset in PRESETS.items()]
+        for k, v in preset.items() if v is not False), width=78, subsequent_indent="    ",
+        break_on_hyphens=False) for name, preset in PRESETS.items()]
     parser = Parser(doc, "A preset stands for these flags:\n\n" + "\n".join(presets))
     parser.add_argument("preset", nargs="?", help=f"{', '.join(PRESETS)} (digits)")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")

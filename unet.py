@@ -62,12 +62,10 @@ class Attention(nn.Module):
 
     def forward(self, x):
         B, C, H, W = x.shape
-        qkv = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)              # (B, HW, 3C)
-        qkv = qkv[:, None].contiguous()              # fused attention wants C innermost in memory
-        q, k, v = qkv.chunk(3, dim=3)                                        # each (B, 1, HW, C)
-        h = F.scaled_dot_product_attention(q, k, v)                          # (B, 1, HW, C)
-        h = h[:, 0].transpose(1, 2).reshape(B, C, H, W)
-        return x + self.proj(h)
+        q, k, v = self.qkv(self.norm(x)).flatten(2).chunk(3, dim=1)          # each (B, C, HW)
+        scores = q.transpose(1, 2) @ k / math.sqrt(C)                        # (B, HW, HW)
+        h = v @ scores.softmax(dim=2).transpose(1, 2)                        # (B, C, HW)
+        return x + self.proj(h.view(B, C, H, W))
 
 
 class ResidualBlock(nn.Module):

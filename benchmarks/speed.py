@@ -8,8 +8,7 @@ a large matrix product in the same precision, measured in the same run; the oper
 network are counted, not estimated.  Where diffusers is installed, its UNet2DModel of the same shape
 is trained as its example train_unconditional.py does (AdamW, EMAModel, clipping) and sampled with
 DDPMScheduler, in the same precision and in float32, its default.  Every figure is the median of
-repeated, interleaved runs.  Each contestant makes a few steps in a process of its own as well, for
-its peak memory.
+repeated, interleaved runs.  Each contestant has a process of its own, set up as its users run it.
 
 Last, the loop of train.py as a user runs it is timed beside the bare step, and the sampling loop
 beside the network alone.
@@ -17,11 +16,11 @@ beside the network alone.
 import argparse
 import contextlib
 import copy
+import functools
 import io
+import multiprocessing
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -30,7 +29,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sample import Parser, autocast, build, fast_bf16, integer, one_line_errors, pick_device
@@ -40,8 +38,8 @@ from train import PRESETS, Config, L_simple, train, update_ema
 class Ours:
     """Our network and process: one step of training, one of sampling, the network alone."""
 
-    def __init__(self, config, device, compiled):
-        self.precision = config.precision
+    def __init__(self, config, compiled):
+        self.precision, device = config.precision, pick_device(config.device)
         self.ddpm, self.network = (part.to(device) for part in build(config.plain()))
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, fused=True)
@@ -76,7 +74,7 @@ class Ours:
 class Diffusers(Ours):
     """UNet2DModel of the same shape with DDPMScheduler."""
 
-    def __init__(self, config, device, compiled):
+    def __init__(self, config, compiled):
         from diffusers import DDPMScheduler, UNet2DModel
         from diffusers.training_utils import EMAModel
 
@@ -90,7 +88,7 @@ class Diffusers(Ours):
             down_block_types=["AttnDownBlock2D" if x else "DownBlock2D" for x in on],
             up_block_types=["AttnUpBlock2D" if x else "UpBlock2D" for x in reversed(on)],
             norm_num_groups=min(32, config.channels // 2), attention_head_dim=None, freq_shift=1,
-            flip_sin_to_cos=False, downsample_padding=0).to(device)
+            flip_sin_to_cos=False, downsample_padding=0).to(config.device)
         self.scheduler = DDPMScheduler(variance_type="fixed_large")
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, betas=(0.95, 0.999),
                                            weight_decay=1e-6)
@@ -143,15 +141,58 @@ def seconds(function, device, least=0.5):
     return (time.perf_counter() - start) / calls
 
 
-def interleaved(functions, device, repeats):
-    """Return {name: median seconds of a call} of {name: function}, in turns after a first call."""
-    times = {name: [] for name in functions}
-    for function in functions.values():
-        function()
-    for _ in range(repeats):
-        for name, function in functions.items():
-            times[name].append(seconds(function, device))
-    return {name: statistics.median(values) for name, values in times.items()}
+def interleaved(timers, repeats):
+    """Return {name: median} of {name: function that returns seconds}, after a turn not counted."""
+    times = [{name: timer() for name, timer in timers.items()} for _ in range(1 + repeats)]
+    return {name: statistics.median(turn[name] for turn in times[1:]) for name in timers}
+
+
+class Contestant:
+    """An entry of CONTESTANTS in a process of its own.  Call it for the seconds of a step."""
+
+    def __init__(self, name, config, batch, n):
+        spawn = multiprocessing.get_context("spawn")
+        self.name, (self.pipe, other) = name, spawn.Pipe()
+        self.process = spawn.Process(target=serve, daemon=True, args=(
+            other, *CONTESTANTS[name], config, batch, n))
+        self.process.start()
+        other.close()
+        self.memory = self("memory")
+
+    def __call__(self, what, least=0.5):
+        try:
+            self.pipe.send((what, least))
+            return self.pipe.recv()
+        except (EOFError, OSError) as error:
+            raise OSError(f"the process of {self.name!r} has ended") from error
+
+
+def serve(pipe, kind, compiled, precision, config, batch, n):
+    """Be the process of a Contestant: make a few steps of training, then answer."""
+    contestant = kind(replace(config, precision=precision or config.precision), compiled)
+    C, H, t, device = config.image_channels, config.image_size, config.T // 2, config.device
+    x_0 = (torch.rand(batch, C, H, H) * 2 - 1).to(device)
+    x_t = torch.randn(n, C, H, H).to(device)
+    steps = {"training": lambda: contestant.train_step(x_0),
+             "sampling": lambda: contestant.sample_step(x_t, t),
+             "network": lambda: contestant.evaluate(x_t, t)}
+    for _ in range(3):
+        steps["training"]()
+    while True:
+        what, least = pipe.recv()
+        pipe.send(peak_memory(x_0.device) if what == "memory" else
+                  seconds(steps[what], x_0.device, least))
+
+
+def peak_memory(device):
+    """Return the most bytes that this process has held: on a GPU there, else in all."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:                                             # ru_maxrss may be that of the parent
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def count_flops(config):
@@ -161,7 +202,7 @@ def count_flops(config):
     x = torch.zeros(1, config.image_channels, H, H)
     counts = []
     for backward in (False, True):
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        with FlopCounterMode(display=False) as counter:
             out = network(x, t)
             if backward:
                 out.sum().backward()
@@ -204,34 +245,13 @@ def loop_seconds(config, steps=125):
     return (times[-1] - times[steps // 5]) / (len(times) - 1 - steps // 5)
 
 
-def print_overhead(config, ours, x_0, device, repeats):
+def print_overhead(config, ours, repeats):
     bare, loop = [], []
     for _ in range(repeats):
-        bare.append(seconds(lambda: ours.train_step(x_0), device, least=5))
+        bare.append(ours("training", least=5))
         loop.append(loop_seconds(config))
     print(f"the loop of train.py, with data, log and EMA, takes "
           f"{statistics.median(loop) / statistics.median(bare) - 1:+.1%} beside the bare step")
-
-
-def peak_memory(name, row, precision, device):
-    """Return the bytes that a few steps take at most, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.speed", "--rows", row, "--device", str(device),
-               "--precision", precision, "--memory", name]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return int(done.stdout.split()[-1])
-
-
-def print_memory(contestant, x_0, x_t, device):
-    for _ in range(3):
-        contestant.train_step(x_0)
-    if device.type == "cuda":
-        print(torch.cuda.max_memory_allocated(device))
-    else:
-        try:                                         # ru_maxrss may be that of the parent
-            status = Path("/proc/self/status").read_text()
-            print(int(status.split("VmHWM:")[1].split()[0]) * 1024)
-        except OSError:
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def main(argv=None):
@@ -244,7 +264,6 @@ def main(argv=None):
                         help="with torch.compile as well (yes)")
     parser.add_argument("--repeats", type=integer(1), default=5, help="of each measurement (5)")
     parser.add_argument("--device", default="auto", help="cuda, mps, cpu, or auto: the first found")
-    parser.add_argument("--memory", choices=list(CONTESTANTS), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     with one_line_errors("speed.py"):
         device = pick_device(args.device)
@@ -256,49 +275,42 @@ def main(argv=None):
 
 def run(row, args, device):
     config = Config(**{**PRESETS[row], "precision": args.precision, "device": str(device)})
-    C, H, t = config.image_channels, config.image_size, config.T // 2
     batch = {"digits": 32, "cifar10": 128 if device.type == "cuda" else 8}[row]
     n = {"digits": 64, "cifar10": 256 if device.type == "cuda" else 8}[row]      # sampled at once
-    x_0 = torch.rand(batch, C, H, H, device=device) * 2 - 1
-    x_t = torch.randn(n, C, H, H, device=device)
-    def enter(name):
-        kind, compiled, precision = CONTESTANTS[name]
-        return kind(replace(config, precision=precision or config.precision), device, compiled)
-
-    if args.memory:
-        return print_memory(enter(args.memory), x_0, x_t, device)
-
-    names = [name for name, (kind, compiled, precision) in CONTESTANTS.items()
-             if (args.compile or not compiled) and (kind is Ours or has_diffusers())
-             and precision != config.precision]
-    memory = {name: peak_memory(name, row, args.precision, device) for name in names}
-    torch._dynamo.reset()                            # no shapes of the row before
-    present = {name: enter(name) for name in names}
+    present = {name: Contestant(name, config, batch, n)
+               for name, (kind, compiled, precision) in CONTESTANTS.items()
+               if (args.compile or not compiled) and (kind is Ours or has_diffusers())
+               and precision != config.precision}
     product, product_flops = matrix_product(config, device)
-    training = interleaved({"limit": product, **{
-        name: lambda c=c: c.train_step(x_0) for name, c in present.items()}}, device, args.repeats)
-    sampling = interleaved({
-        "limit": product, "alone": lambda: present["ours"].evaluate(x_t, t),
-        **{name: lambda c=c: c.sample_step(x_t, t) for name, c in present.items()}},
-        device, args.repeats)
-    forward, both = count_flops(config)
+    product_seconds = functools.partial(seconds, product, device)
+
+    def measure(step, **more):
+        steps = {name: functools.partial(ask, step) for name, ask in present.items()}
+        return interleaved({"limit": product_seconds, **steps, **more}, args.repeats)
+
+    training = measure("training")
+    sampling = measure("sampling", network=lambda: present["ours"]("network"))
     limit = product_flops / statistics.median([training["limit"], sampling["limit"]])
+    forward, both = count_flops(config)
+    C, H = config.image_channels, config.image_size
     print(f"\n{row}: {C} x {H} x {H}, {forward / 1e9:.4g} GFLOP forward, {both / 1e9:.4g} in "
           f"training, per image; {args.precision} on {device}, limit {limit / 1e12:.3g} TFLOP/s")
     print(f"{'':22}{'training':>12}{'of':>7}{'sampling':>15}{'of':>7}{'peak':>9}")
     print(f"{'':22}{f'img/s, B={batch}':>12}{'limit':>7}{f'evals/s, n={n}':>15}{'limit':>7}"
           f"{'memory':>9}")
-    for name in present:
+    for name, contestant in present.items():
         trained, sampled = batch / training[name], n / sampling[name]
         print(f"{name:22}{trained:12.1f}{both * trained / limit:7.0%}{sampled:15.1f}"
-              f"{forward * sampled / limit:7.0%}{memory[name] / 2 ** 30:7.2f}GB")
+              f"{forward * sampled / limit:7.0%}{contestant.memory / 2 ** 30:7.2f}GB")
     for name in list(present)[1:]:
         print(f"ours to {name}: training {training[name] / training['ours']:.2f}, sampling "
               f"{sampling[name] / sampling['ours']:.2f}")
-    print(f"of a step of sampling {1 - sampling['alone'] / sampling['ours']:.1%} is outside the "
+    print(f"of a step of sampling {1 - sampling['network'] / sampling['ours']:.1%} is outside the "
           "network")
     if row == "digits":
-        print_overhead(config, present["ours"], x_0, device, args.repeats)
+        print_overhead(config, present["ours"], args.repeats)
+    for contestant in present.values():
+        contestant.process.terminate()
 
 
 def has_diffusers():

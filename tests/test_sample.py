@@ -1,6 +1,7 @@
 """Sampling: a checkpoint is enough, pictures are exact, bad files are refused and not run."""
 import os
 import pickle
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -378,6 +379,15 @@ def test_warnings_are_one_line(capsys):
         "sample.py: warning: alpha_bar_T")
 
 
+def test_a_compiler_that_fails_is_one_line_that_says_what_to_do():
+    def broken(graph, inputs):
+        raise RuntimeError("no triton")
+
+    with pytest.raises(SystemExit, match="train.py: torch.compile fails here, --no-compile without: "
+                                         ".*no triton"), sample.one_line_errors("train.py"):
+        torch.compile(torch.nn.Linear(1, 1), backend=broken)(torch.ones(1, 1))
+
+
 # ---- hardware ----
 
 def test_bf16_is_used_where_it_is_fast_and_float32_elsewhere(monkeypatch):
@@ -410,3 +420,23 @@ def test_the_first_device_there_is_is_taken(monkeypatch, cuda, mps, name):
     for other in ("meta", "xpu"):
         with pytest.raises(ValueError, match="no device"):
             sample.pick_device(other)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_on_a_cpu_freed_memory_is_kept_for_the_next_step():
+    import resource
+    sample.pick_device("cpu")
+    faults = []
+    for _ in range(10):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(10_000_000), torch.ones(12_000_000)           # some 21,000 pages
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert max(faults[5:]) < 1000
+
+
+def test_where_the_c_library_has_no_mallopt_nothing_happens(monkeypatch):
+    for error in (AttributeError, OSError, TypeError):          # musl and macOS, none, Windows
+        def broken(name, error=error):
+            raise error
+        monkeypatch.setattr(sample.ctypes, "CDLL", broken)
+        assert sample.pick_device("cpu") == torch.device("cpu")

@@ -1,6 +1,7 @@
 """The benchmark: operations are counted right, runs are interleaved, and the table is printed."""
 import itertools
 import math
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -36,12 +37,11 @@ def test_operations_are_those_of_every_convolution_linear_layer_and_attention():
     assert 2.5 * forward < both <= 3 * forward
 
 
-def test_contestants_take_turns_and_the_median_of_each_counts(monkeypatch):
-    calls, clock = [], itertools.cycle([1.0, 5.0, 2.0, 6.0, 9.0, 4.0])
-    monkeypatch.setattr(speed, "seconds", lambda function, device: (function(), next(clock))[1])
-    functions = {name: lambda name=name: calls.append(name) for name in "ab"}
-    assert speed.interleaved(functions, CPU, 3) == {"a": 2.0, "b": 5.0}
-    assert calls == ["a", "b"] * 4                              # the first of each is not timed
+def test_contestants_take_turns_and_the_median_of_each_counts():
+    asked, clock = [], itertools.cycle([1.0, 5.0, 2.0, 6.0, 9.0, 4.0])
+    timers = {name: lambda name=name: (asked.append(name), next(clock))[1] for name in "ab"}
+    assert speed.interleaved(timers, 3) == {"a": 2.0, "b": 5.0}
+    assert asked == ["a", "b"] * 4                              # the first of each does not count
 
 
 def test_the_seconds_of_a_call_are_the_mean_of_many(monkeypatch):
@@ -58,24 +58,40 @@ def test_the_loop_of_train_py_is_timed_as_it_is(config, tmp_path, monkeypatch):
     assert len(steps) == 5 and not list(tmp_path.iterdir())
 
 
-def test_a_table_is_printed(config, monkeypatch, capsys):
-    monkeypatch.setitem(speed.PRESETS, "digits", {**TINY, "device": "cpu"})
-    monkeypatch.setattr(speed, "seconds", lambda function, device, least=0: (function(), 0.25)[1])
+def test_a_table_is_printed(monkeypatch, capsys):
+    class Contestant:
+        memory, process = 3 * 2 ** 30, Mock()
+
+        def __init__(self, name, config, batch, n):
+            assert (name, config.channels, batch, n) == ("ours", TINY["channels"], 32, 64)
+
+        def __call__(self, step, least=0.5):
+            return {"training": 0.25, "sampling": 0.5, "network": 0.4}[step]
+
+    monkeypatch.setitem(speed.PRESETS, "digits", TINY)
+    monkeypatch.setattr(speed, "Contestant", Contestant)
+    monkeypatch.setattr(speed, "seconds", lambda function, device, least=0: 0.25)
     monkeypatch.setattr(speed, "matrix_product", lambda config, device: (lambda: None, 10 ** 9))
     monkeypatch.setattr(speed, "has_diffusers", lambda: False)
-    monkeypatch.setattr(speed, "peak_memory", lambda *args: 3 * 2 ** 30)
     monkeypatch.setattr(speed, "loop_seconds", lambda config: 0.3)
     speed.main(["--rows", "digits", "--no-compile", "--precision", "float32", "--device", "cpu"])
     out = capsys.readouterr().out
     assert "limit 0.004 TFLOP/s" in out and "takes +20.0% beside the bare step" in out
+    assert "of a step of sampling 20.0% is outside" in out
     row = next(line.split() for line in out.splitlines() if line.startswith("ours "))
-    assert (row[1], row[3], row[5]) == ("128.0", "256.0", "3.00GB")            # 32 and 64 in 0.25 s
+    assert (row[1], row[3], row[5]) == ("128.0", "128.0", "3.00GB")     # 32 in 0.25, 64 in 0.5 s
+    assert Contestant.process.terminate.called
 
 
-def test_the_peak_of_a_process_is_its_own(capsys):
+def test_a_contestant_is_measured_in_a_process_of_its_own():
     kept = torch.zeros(60_000_000)                   # 240 MB here, and not in the other process
-    small = speed.peak_memory("ours", "digits", "float32", CPU)
-    assert 2 ** 27 < small < 2 ** 31 and kept.nbytes == 240_000_000
+    ours = speed.Contestant("ours", Config(**TINY), 2, 3)
+    assert 2 ** 27 < ours.memory < 2 ** 31 and kept.nbytes == 240_000_000
+    for step in "training", "sampling", "network":
+        assert 0 < ours(step, least=0) < 10
+    ours.process.terminate()
+    with pytest.raises(OSError, match="'ours' has ended"):
+        ours("training")
 
 
 def test_wrong_arguments_end_in_one_line(capsys):

@@ -2,6 +2,7 @@
 import csv
 import math
 import os
+import runpy
 import shlex
 import signal
 import subprocess
@@ -579,6 +580,15 @@ def test_the_cifar10_preset_is_appendix_B():
     assert (c.ema_decay, c.grad_clip, c.dropout, c.flip, c.steps) == (0.9999, 1, 0.1, True, 800_000)
     _, net = sample.build(vars(c))
     assert sum(weight.numel() for weight in net.parameters()) == 35_746_307
+
+
+@pytest.mark.parametrize("cuda, triton, compiled", [(True, "a spec", True), (True, None, False),
+                                                    (False, "a spec", False)])
+def test_the_papers_run_is_compiled_where_that_is_possible(monkeypatch, cuda, triton, compiled):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(train.importlib.util, "find_spec", lambda name: triton)
+    presets = runpy.run_path(train.__file__)["PRESETS"]
+    assert [name for name in presets if presets[name].get("compile")] == ["cifar10"] * compiled
 
 
 def test_the_digits_preset_is_small_enough_for_a_laptop():
