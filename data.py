@@ -106,7 +106,13 @@ def load(name_or_path, image_size=None, image_channels=None, split="train", data
 
 
 def to_model(x):
-    """Map uint8 pixels 0..255 to float32 in [-1, 1], where the process lives."""
+    """Map uint8 pixels 0..255 to float32 in [-1, 1], where the process lives.
+
+    Raises:
+        TypeError: x is of floats: they may lie in [0, 1] already, or anywhere.
+    """
+    if x.is_floating_point():
+        raise TypeError(f"pixels must be uint8, 0..255, not {x.dtype}")
     return x.float() / 127.5 - 1
 
 

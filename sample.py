@@ -91,7 +91,8 @@ def load(checkpoint, device="cpu", model=None):
     except ValueError as error:
         raise ValueError(f"{checkpoint}: {error}") from error
     except Exception as error:                       # a config can hold anything
-        raise ValueError(f"the weights in {checkpoint} do not fit its network") from error
+        raise ValueError(f"the weights in {checkpoint} do not fit its network: "
+                         f"{textwrap.shorten(f'{type(error).__name__}: {error}', 200)}") from error
     return config, ddpm.to(device), model.to(device).eval().requires_grad_(False)
 
 
@@ -345,8 +346,8 @@ def run(args):
     make = functools.partial(batches, ddpm, model, config, args.n, args.seed, frames)
     if args.folder:
         digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-        fill(args.folder, f"checkpoint {digest}, seed {args.seed}, n {args.n}", args.n, make)
-        print(f"wrote {args.n} images to {args.folder}")
+        kept = fill(args.folder, f"checkpoint {digest}, seed {args.seed}, n {args.n}", args.n, make)
+        print(f"{args.folder} holds all {args.n} images, {kept} of them from before")
     else:
         save_grid(torch.cat([x for _, x in make()]), args.out)
         print(f"wrote {args.out}")
@@ -356,7 +357,7 @@ def run(args):
 
 
 def fill(folder, origin, n, make):
-    """Write each sample as a PNG that says where it comes from; keep those that are there."""
+    """Write each sample as a PNG that says where it comes from; return how many were there."""
     with parallel.first(locked(folder)):
         done = parallel.gather(finished(folder, origin, n) if parallel.rank() == 0 else None)[0]
         text = PngInfo()
@@ -367,6 +368,7 @@ def fill(folder, origin, n, make):
                     with replacing(folder / f"{i:06}.png") as tmp:
                         to_image(to_uint8(image).numpy()).save(tmp, format="PNG", pnginfo=text)
         parallel.wait()
+    return len(done)
 
 
 def finished(folder, origin, n):
@@ -383,7 +385,8 @@ def finished(folder, origin, n):
             ours = False
         if not ours or int(path.stem) >= n:
             raise ValueError(f"{folder} is not empty: {path.name} is not, or not whole, one of "
-                             "these samples, and others would mix with them")
+                             "these samples (another checkpoint, --seed or --n?), and others would "
+                             "mix with them")
         done.add(int(path.stem))
     return done
 

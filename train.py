@@ -216,6 +216,8 @@ def train(config, model=None, loss=L_simple, resume=False):
         finite = torch.ones((), dtype=torch.bool, device=device)
         if not (out / "samples" / f"{run.step:06}.png").exists():        # stopped while it drew it
             sample_if_due(out, ddpm, config, run, stop)
+        if run.step == config.steps:
+            print(f"nothing is left of --steps {config.steps}: a larger number goes on")
         since = run.step, time.monotonic()
         while run.step < config.steps and not agree(stop):
             run.step += 1
@@ -527,8 +529,9 @@ def parse(argv=None, kind=Config, doc=__doc__, load=load):
         stored = kind(**load(path)[0])               # which refuses a network of monstrous size
     except TypeError as error:
         raise ValueError(f"{path} was made by another version of train.py: {error}") from error
-    if preset and PRESETS[preset].get("data", "digits") not in ("", stored.data):
-        raise ValueError(f"{path} is a run on {stored.data!r}, not on {preset!r}")
+    asked = flags.get("data") or preset and PRESETS[preset].get("data", "digits")
+    if asked not in (None, "", stored.data) and {asked, stored.data} & {"digits", *data.MIRRORS}:
+        raise ValueError(f"{path} is a run on {stored.data!r}, not on {asked!r}")   # folders move
     for name, value in flags.items():
         if name in FIXED and value != getattr(stored, name):
             refuse(name, f"is {getattr(stored, name)} in this run; it cannot change on the way")

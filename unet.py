@@ -183,8 +183,10 @@ class UNet(nn.Module):
             (B, C, H, W) eps_theta, zero before training.
 
         Raises:
-            ValueError: H or W is not divisible by 2^(levels - 1).
+            ValueError: x_t has another shape, or H or W is not divisible by 2^(levels - 1).
         """
+        if x_t.dim() != 4:
+            raise ValueError(f"x_t must be of shape (B, C, H, W), not {tuple(x_t.shape)}")
         self.check_size(*x_t.shape[2:])
         emb = self.emb(timestep_embedding(t, self.channels))                 # (B, 4 * channels)
         h = self.conv_in(x_t)

@@ -53,7 +53,8 @@ def readable(config):
 
 def check_readable(config, checkpoint):
     if not readable(config):
-        raise ValueError(f"{checkpoint} draws no grey rendered digits, which alone can be read")
+        raise ValueError(f"{checkpoint} draws no grey rendered digits, which alone can be read; "
+                         "--checkpoint assets/digits.pt does")
 
 
 @torch.no_grad()

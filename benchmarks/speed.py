@@ -269,6 +269,8 @@ def main(argv=None):
         device = pick_device(args.device)
         if args.precision == "auto":
             args.precision = "bf16" if fast_bf16(device) else "float32"
+        if not has_diffusers():
+            print("diffusers is not installed: ours alone")
         for row in args.rows:
             run(row, args, device)
 

@@ -32,8 +32,8 @@ files named here, and add no others: no other file of yours is graded.
 
     pip install -r requirements.txt
     pytest                              checks everything, and prints a score
-    pytest -k 07:                       checks exercise 7
-    python -m exercises.hint 7          a first hint; `python -m exercises.hint 7 2` gives the next
+    pytest -k {0:02}:                       checks exercise {0}
+    python -m exercises.hint {0:<2}         a first hint; the next: python -m exercises.hint {0} 2
 
 What a check says names the mistake where it can.
 """
@@ -171,7 +171,7 @@ def papers_behind(files):
 
 def readme(chosen, other_ddpm=False):
     """Write the README of a handout; other_ddpm: its ddpm.py is not for the shipped network."""
-    parts = [START + (OTHER if other_ddpm else "")]
+    parts = [START.format(chosen[0].number) + (OTHER if other_ddpm else "")]
     for exercise in chosen:
         parts.append(f"## {exercise.number}. {exercise.title} ({exercise.minutes} minutes)\n")
         names = exercise.files if exercise["edit"] else exercise.blanks

@@ -269,6 +269,8 @@ WRONG = [
      " * math.pi / 2) ** 2\nreturn f / f[0]", "T + 1"),
     (2, Q, swap(Q_BODY, "self.alpha_bar,", "self.alpha,").replace("self.one_minus_alpha_bar",
      "self.beta"), "alpha stands where alpha_bar belongs"),
+    (2, Q, swap(Q_BODY, "self.alpha_bar,", "self.alpha,").replace("a.sqrt()", "a"),
+     "alpha stands where alpha_bar belongs and its square root is missing"),
     (2, Q, swap(Q_BODY, " t, ", " t - 1, "), "off by one"),
     (2, Q, swap(Q_BODY, "a.sqrt()", "a"), "square root of alpha_bar is missing"),
     (2, Q, swap(Q_BODY, "b.sqrt()", "b"), "variance 1 - alpha_bar stands where the deviation"),

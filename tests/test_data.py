@@ -29,6 +29,8 @@ def test_every_pixel_value_survives_the_round_trip():
     x = data.to_model(pixels)
     assert x.dtype == torch.float32 and (x[0], x[255]) == (-1, 1)
     assert torch.equal(data.to_uint8(x), pixels)
+    with pytest.raises(TypeError, match="uint8, 0..255, not torch.float32"):
+        data.to_model(pixels / 255)
 
 
 def test_to_uint8_rounds_and_clamps():

@@ -129,6 +129,7 @@ def test_a_handout_stands_alone_and_is_scored(tmp_path, capsys):
     assert sorted(path.name for path in (hw / "checks").glob("ex*.py")) == ["ex02.py", "ex06.py"]
     texts = "\n".join(path.read_text(encoding="utf-8") for path in hw.rglob("*.*")
                       if path.suffix in (".md", ".py"))
+    assert "pytest -k 02:" in texts and "exercises.hint 2 2\n" in texts
     assert "Rubric" not in texts and "their variances add" not in texts
     assert str(make.ROOT) not in texts
     assert "two steps of Eq. 2 are one step" in texts           # the written question

@@ -152,7 +152,7 @@ def test_two_processes_write_the_images_that_one_writes(trained, tmp_path):
     arguments = "--checkpoint", trained[0], "--n", 600, "--device", "cpu", "--folder"
     sample.main([str(part) for part in (*arguments, tmp_path / "one")])
     done = torchrun(2, ROOT / "sample.py", *arguments, tmp_path / "two")
-    assert done.returncode == 0 and done.stdout.count("wrote 600 images") == 1, done.stderr
+    assert done.returncode == 0 and done.stdout.count("all 600 images, 0 ") == 1, done.stderr
     one, two = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
     assert [path.name for path in one] == [path.name for path in two] and len(one) == 600
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, two, strict=True))

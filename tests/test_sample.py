@@ -234,7 +234,7 @@ def test_a_seed_fixes_the_pictures(trained, tmp_path, monkeypatch):
 def test_a_folder_gets_lossless_pngs_and_no_grid(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run("--checkpoint", trained[0], "--n", 3, "--folder", "many", "--device", "cpu")
-    assert "wrote 3 images to many" in capsys.readouterr().out
+    assert "many holds all 3 images, 0 of them from before" in capsys.readouterr().out
     assert sorted(os.listdir("many")) == ["000000.png", "000001.png", "000002.png"]
     assert not Path("samples.png").exists()
     _, ddpm, model = sample.load(trained[0])
@@ -330,7 +330,8 @@ def test_another_n_shares_the_batches_that_are_full_in_both(trained, tmp_path, m
     assert pictures[0][:4] == pictures[1][:4] and pictures[1][0] != pictures[1][2]
 
 
-def test_samples_that_are_there_are_kept_and_the_missing_ones_made(trained, tmp_path, monkeypatch):
+def test_samples_that_are_there_are_kept_and_the_missing_ones_made(trained, tmp_path, monkeypatch,
+                                                                   capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sample, "batch_size", lambda H: 2)
     argv = ["--checkpoint", trained[0], "--n", 7, "--folder"]
@@ -344,7 +345,7 @@ def test_samples_that_are_there_are_kept_and_the_missing_ones_made(trained, tmp_
     monkeypatch.setattr(sample, "noise", lambda seed, start, device: starts.append(start)
                         or original(seed, start, device))
     run(*argv, "parts")
-    assert starts == [2, 4, 6]
+    assert starts == [2, 4, 6] and "7 images, 3 of them from before" in capsys.readouterr().out
     assert all(path.stat().st_ino == numbers.get(path.name, path.stat().st_ino)
                for path in Path("parts").iterdir())
     assert {path.name: path.read_bytes() for path in Path("parts").iterdir()} == \

@@ -479,6 +479,7 @@ def test_the_command_line_trains_resumes_and_refuses_to_overwrite(config, flags,
     assert [row["step"] for row in rows(config())] == ["2", "4", "6", "7", "8"]
     (Path(config().out) / "samples.png").unlink()
     train.main(["--resume", "--out", config().out])             # nothing left but the samples
+    assert "nothing is left of --steps 8" in capsys.readouterr().out
     assert (Path(config().out) / "samples.png").exists()
     assert [row["step"] for row in rows(config())] == ["2", "4", "6", "7", "8"]
     assert checkpoint(config())["config"]["channels"] == 4
@@ -490,6 +491,8 @@ def test_the_command_line_trains_resumes_and_refuses_to_overwrite(config, flags,
     refused(capsys, ["--resume", "--out", config().out, "--channel-mults", "1,4"], "(1, 2)")
     refused(capsys, ["--resume", "--out", config().out + "-2"], "nothing to resume")
     refused(capsys, ["mnist", "--resume", "--out", config().out], "run on 'digits', not on 'mnist'")
+    for argv in (["--data", "."], ["folder", "--data", "."]):
+        refused(capsys, [*argv, "--resume", "--out", config().out], "run on 'digits', not on '.'")
 
 
 @pytest.mark.parametrize("argv, words", [

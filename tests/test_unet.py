@@ -226,5 +226,7 @@ def test_other_sizes_are_refused_with_the_divisor():
     for H, W in ((9, 8), (8, 9)):
         with pytest.raises(ValueError, match=f"divisible by 2, not {H} x {W}"):
             small()(torch.randn(1, 1, H, W), torch.tensor([1]))
+    with pytest.raises(ValueError, match=r"\(B, C, H, W\), not \(1, 8, 8\)"):
+        small()(torch.randn(1, 8, 8), torch.tensor([1]))
     with pytest.raises(ValueError, match="divisible by 8, not 28 x 28"):
         UNet(image_size=28)

@@ -67,4 +67,8 @@ def check_the_shape_of_t_does_not_broadcast_wrongly(student):
     expect(x_t[:, 0, 0, 0], torch.tensor([0.9, 0.72, 0.3024]) ** 0.5,
            "sqrt(alpha_bar_t) of each image, t = 1, 2, 4", [
         ("when a (B,) tensor of coefficients is laid along the last axis: reshape it to "
-         "(B, 1, 1, 1), as `at` does", torch.full((3,), 0.9 ** 0.5))])
+         "(B, 1, 1, 1), as `at` does", torch.full((3,), 0.9 ** 0.5)),
+        ("when alpha stands where alpha_bar belongs", torch.tensor([0.9, 0.8, 0.6]) ** 0.5),
+        ("when the square root of alpha_bar is missing", torch.tensor([0.9, 0.72, 0.3024])),
+        ("when alpha stands where alpha_bar belongs and its square root is missing",
+         torch.tensor([0.9, 0.8, 0.6]))])
