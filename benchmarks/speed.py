@@ -166,6 +166,10 @@ class Contestant:
         except (EOFError, OSError) as error:
             raise OSError(f"the process of {self.name!r} has ended") from error
 
+    def end(self):
+        self.pipe.send(None)
+        self.process.join()
+
 
 def serve(pipe, kind, compiled, precision, config, batch, n):
     """Be the process of a Contestant: make a few steps of training, then answer."""
@@ -178,8 +182,7 @@ def serve(pipe, kind, compiled, precision, config, batch, n):
              "network": lambda: contestant.evaluate(x_t, t)}
     for _ in range(3):
         steps["training"]()
-    while True:
-        what, least = pipe.recv()
+    for what, least in iter(pipe.recv, None):
         pipe.send(peak_memory(x_0.device) if what == "memory" else
                   seconds(steps[what], x_0.device, least))
 
@@ -312,7 +315,7 @@ def run(row, args, device):
     if row == "digits":
         print_overhead(config, present["ours"], args.repeats)
     for contestant in present.values():
-        contestant.process.terminate()
+        contestant.end()
 
 
 def has_diffusers():
