@@ -95,6 +95,13 @@ def test_a_contestant_is_measured_in_a_process_of_its_own():
         ours("training")
 
 
+@pytest.mark.parametrize("own, expected", [(None, "float32"), ("bf16", "bf16")])
+def test_a_contestant_may_have_a_precision_of_its_own(own, expected):
+    kind, pipe = Mock(), Mock(recv=Mock(return_value=None))
+    speed.serve(pipe, kind, False, own, Config(**TINY), 2, 3)
+    assert kind.call_args.args[0].precision == expected and kind().train_step.call_count == 3
+
+
 def test_wrong_arguments_end_in_one_line(capsys):
     refused(capsys, ["--rows", "imagenet"], "imagenet", main=speed.main)
     refused(capsys, ["--repeats", "0"], "1..", main=speed.main)

@@ -562,6 +562,7 @@ def test_every_field_is_a_flag_and_help_explains_it(capsys):
     assert caught.value.code == 0
     for f in fields(Config):
         assert f"--{f.name.replace('_', '-')}" in said and f.metadata["help"] in said
+    assert said.count("DIR") == 1                    # the folder's; what is off needs no mention
     assert "cifar10: --data cifar10 --image-size 32 --image-channels 3 --flip --channels" in said
     assert "--channel-mults 1,2,2,2" in said and "(cosine)" in said and "folder: --data DIR" in said
 
