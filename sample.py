@@ -211,9 +211,10 @@ def pick_device(name="auto"):
 
 
 def keep_freed_memory():
-    """Let this program keep what one step frees for the next: a seventh of a step's time on a CPU.
+    """Keep the memory that one step frees for the next.
 
-    GNU's malloc gives large blocks back to the system, which hands them out again page by page.
+    GNU's malloc gives large blocks back to the system, which hands them out again page by page:
+    a seventh of the time of a step of training on a CPU.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):        # another C library
         mallopt, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = ctypes.CDLL(None).mallopt, -1, -3

@@ -530,8 +530,9 @@ def parse(argv=None, kind=Config, doc=__doc__, load=load):
     except TypeError as error:
         raise ValueError(f"{path} was made by another version of train.py: {error}") from error
     asked = flags.get("data") or preset and PRESETS[preset].get("data", "digits")
-    if asked not in (None, "", stored.data) and {asked, stored.data} & {"digits", *data.MIRRORS}:
-        raise ValueError(f"{path} is a run on {stored.data!r}, not on {asked!r}")   # folders move
+    named = {"digits", *data.MIRRORS}                # a folder may have moved, these cannot
+    if asked not in (None, "", stored.data) and {asked, stored.data} & named:
+        raise ValueError(f"{path} is a run on {stored.data!r}, not on {asked!r}")
     for name, value in flags.items():
         if name in FIXED and value != getattr(stored, name):
             refuse(name, f"is {getattr(stored, name)} in this run; it cannot change on the way")

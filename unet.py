@@ -52,7 +52,12 @@ def group_norm(C):
 
 
 class Attention(nn.Module):
-    """Self-attention over the H * W pixels, one head, added to its input."""
+    """Self-attention over the H * W pixels, one head, added to its input.
+
+        softmax(q k^T / sqrt(C)) v,   a pixel a row (here: a column)
+
+    Vaswani et al. 2017, "scaled dot-product attention".
+    """
 
     def __init__(self, C):
         super().__init__()
