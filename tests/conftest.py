@@ -1,16 +1,35 @@
-"""Small, fast stand-ins that several test files share."""
+"""Small, fast stand-ins that several test files share; and no GPU, for all of them.
+
+A test computes on the CPU what a program that it runs must have computed, and only on one kind of
+device are the two the same.  So a GPU is hidden, from this process and from those that it starts;
+tests/test_gpu.py asks for it back.
+"""
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-import data
-from train import Config, train
+torch.set_num_threads(1)                             # two that wait for a busy core lose far more
+os.environ["OMP_NUM_THREADS"] = "1"
+GPU = torch.cuda.is_available()                      # the last time that somebody is told the truth
+VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+torch.cuda.is_available = torch.backends.mps.is_available = lambda: False
+
+import data  # noqa: E402                            train.py asks for a GPU when it is imported
+from train import Config, train  # noqa: E402
 
 TINY = {"image_size": 8, "channels": 4, "channel_mults": (1, 2), "attention_resolutions": (4,),
         "T": 5, "schedule": "cosine", "steps": 6, "batch_size": 3, "warmup": 2, "log_every": 2,
         "save_every": 100, "sample_every": 0, "device": "cpu", "precision": "float32"}
+
+
+def pytest_make_parametrize_id(val, argname):
+    """Refuse bytes in the names of tests: gzip's hold the time, and workers have to agree."""
+    if isinstance(val, bytes):
+        raise ValueError(f"{argname} has bytes for values: give them ids")
 
 
 @pytest.fixture
@@ -61,3 +80,16 @@ def few_digits(monkeypatch):
 
     monkeypatch.setattr(data, "digits", digits)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The GPU, no longer hidden; the test is skipped where there is none."""
+    if not GPU:
+        pytest.skip("there is no GPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    if VISIBLE is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", VISIBLE)
+    return torch.device("cuda")

@@ -81,12 +81,12 @@ def test_one_minus_alpha_bar_is_exact_where_float32_subtraction_is_not():
 
 def test_iterating_eq_2_gives_eq_4():
     ddpm = strong()
-    x, variance = torch.ones(1, 1, 1, 1), 0.0
+    x, variance = 1.0, 0.0
     for t, beta in enumerate(STRONG.tolist(), 1):
         x = math.sqrt(1 - beta) * x                             # Eq. 2 without its noise
         variance = (1 - beta) * variance + beta                 # and the variance of its noise
         zero, one = torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1)
-        assert ddpm.q_sample(one, t, zero).item() == pytest.approx(x.item(), rel=1e-6)
+        assert ddpm.q_sample(one, t, zero).item() == pytest.approx(x, rel=1e-6)
         assert ddpm.q_sample(zero, t, one).item() == pytest.approx(math.sqrt(variance), rel=1e-6)
 
 
@@ -95,8 +95,9 @@ def test_each_image_gets_the_noise_of_its_own_time():
     x_0, eps = torch.randn(2, 3, 2, 4, 4)
     x_t = ddpm.q_sample(x_0, t, eps)
     for i in range(3):
-        assert torch.equal(x_t[i:i + 1], ddpm.q_sample(x_0[i:i + 1], t[i].item(), eps[i:i + 1]))
-    assert torch.equal(x_t[0], x_0[0])                          # t = 0 is clean data
+        alone = ddpm.q_sample(x_0[i:i + 1], t[i].item(), eps[i:i + 1])
+        torch.testing.assert_close(x_t[i:i + 1], alone)
+    assert torch.equal(x_t[0], x_0[0])         # t = 0 is clean data: 1 x_0 + 0 eps, exactly
 
 
 def test_at_broadcasts_over_any_number_of_dimensions():
@@ -130,7 +131,7 @@ def test_the_posterior_mean_takes_a_time_for_each_image():
     both = ddpm.posterior_mean(x_0, x_t, t)
     for i in range(2):
         alone = ddpm.posterior_mean(x_0[i:i + 1], x_t[i:i + 1], t[i].item())
-        assert torch.equal(both[i:i + 1], alone)
+        torch.testing.assert_close(both[i:i + 1], alone)
 
 
 def test_eq_15_undoes_eq_4():

@@ -3,16 +3,19 @@ import csv
 import json
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from answers import COSINE_BODY, MEAN_BODY, Q_BODY
+from answers import COSINE_BODY, MEAN_BODY, Q_BODY, SQUARES
 from test_train import refused
 
 from exercises import grade, make
+from exercises.checks import ex01, ex03
 
 FIRST = "return torch.linspace(beta_1, beta_T, T, dtype=torch.float64)"
 ONLY = ["1", "2", "3"]                               # 5, 4 and 3 checks
+WANTED = ["ddpm.py", "schedules.py"]
 
 
 def submit(folder, first=FIRST, cosine=COSINE_BODY, q_sample=Q_BODY, mean=MEAN_BODY):
@@ -26,10 +29,17 @@ def submit(folder, first=FIRST, cosine=COSINE_BODY, q_sample=Q_BODY, mean=MEAN_B
     return folder
 
 
-def grades(tmp_path, *flags, only=ONLY):
-    """Grade tmp_path / "in" and return {submission: {column: cell}}."""
-    out = tmp_path / "grades.csv"
-    grade.main([str(tmp_path / "in"), "--csv", str(out), "--only", *only, *flags])
+def tries(*statements):
+    """Write a body that tries each statement, and fails with what became of all of them."""
+    return (f"said = []\nfor each in {statements!r}:\n    try:\n        exec(each)\n"
+            "        said.append('done: ' + each)\n    except Exception as error:\n"
+            "        said.append(str(error))\nraise RuntimeError('; '.join(said))")
+
+
+def grades(folder, *flags, only=ONLY):
+    """Grade folder / "in" and return {submission: {column: cell}}."""
+    out = folder / "grades.csv"
+    grade.main([str(folder / "in"), "--csv", str(out), "--only", *only, *flags])
     with open(out, newline="", encoding="utf-8") as f:
         return {row["submission"]: row for row in csv.DictReader(f)}
 
@@ -38,110 +48,172 @@ def points(row):
     return [int(cell) for column, cell in row.items() if column.startswith("exercise")]
 
 
-def test_folders_and_zips_are_graded_wherever_the_files_lie_in_them(tmp_path, capsys):
-    submit(tmp_path / "in" / "ada" / "hw1")
-    with zipfile.ZipFile(tmp_path / "in" / "bea.zip", "w") as z:
+# ---- what is taken of a submission: no process is started ----
+
+def test_folders_and_zips_are_read_wherever_the_files_lie_in_them(tmp_path):
+    submit(tmp_path / "ada" / "hw1")
+    with zipfile.ZipFile(tmp_path / "bea.zip", "w") as z:
         z.write(submit(tmp_path / "bea") / "ddpm.py", "bea/hw1/ddpm.py")
         z.writestr("__MACOSX/bea/schedules.py", "raise SystemExit")
         z.writestr("../../../../schedules.py", "raise SystemExit")
-    (tmp_path / "in" / "cy.zip").write_bytes(b"PK no zip")
-    (tmp_path / "in" / "notes.txt").write_text("not a submission")
-    deep = tmp_path / "in" / "dee"
-    deep.mkdir()
-    with zipfile.ZipFile(deep / "hw1.zip", "w") as z:            # as some course systems pack them
-        for file in ("ddpm.py", "schedules.py"):
-            z.write(tmp_path / "in" / "ada" / "hw1" / file, f"./hw1/{file}")
-    rows = grades(tmp_path)
-    assert list(rows) == ["ada", "bea", "cy", "dee"] and points(rows["dee"]) == [5, 4, 3]
-    assert points(rows["ada"]) == [5, 4, 3] and rows["ada"]["remarks"] == ""
-    assert rows["ada"]["total (of 12)"] == "12"
-    assert points(rows["bea"]) == [0, 4, 3]
-    assert "there is no schedules.py" in rows["bea"]["remarks"]
-    assert points(rows["cy"]) == [0, 0, 0] and "cannot be read" in rows["cy"]["remarks"]
-    said = capsys.readouterr().out
-    assert "ada: 12 of 12" in said and "notes.txt is neither" in said
+    (tmp_path / "dee").mkdir()
+    with zipfile.ZipFile(tmp_path / "dee" / "hw1.zip", "w") as z:    # as some course systems do
+        for file in WANTED:
+            z.write(tmp_path / "ada" / "hw1" / file, f"./hw1/{file}")
+    sources = {file: (tmp_path / "ada" / "hw1" / file).read_text(encoding="utf-8")
+               for file in WANTED}
+    assert grade.take(tmp_path / "ada", WANTED) == (sources, [])
+    assert grade.take(tmp_path / "dee", WANTED) == (sources, [])
+    found, remarks = grade.take(tmp_path / "bea.zip", WANTED)
+    assert found == {"ddpm.py": sources["ddpm.py"]} and "there is no schedules.py" in remarks
     assert not (tmp_path.parent / "schedules.py").exists()
 
 
-def test_a_submission_brings_no_checks_and_spoils_only_what_it_gets_wrong(tmp_path):
-    folder = submit(tmp_path / "in" / "eve", q_sample="return x_0")
+def test_what_cannot_be_read_is_said_and_the_rest_is_taken(tmp_path):
+    submit(tmp_path / "fay")
+    (tmp_path / "fay" / "schedules.py").write_text("def linear_beta_schedule(:\n")
+    make.write(tmp_path / "gil" / "ddpm.py", "x = 1\n" * 300_000)
+    (tmp_path / "cy.zip").write_bytes(b"PK no zip")
+    with zipfile.ZipFile(tmp_path / "bea.zip", "w") as z:
+        z.writestr("ddpm.py", "")
+    content = (tmp_path / "bea.zip").read_bytes()                # made by a version 9.9 of zip
+    (tmp_path / "bea.zip").write_bytes(content.replace(b"PK\x01\x02\x14\x03\x14",
+                                                       b"PK\x01\x02\x14\x03\x63"))
+    found, remarks = grade.take(tmp_path / "fay", WANTED)
+    assert list(found) == ["ddpm.py"]
+    assert "schedules.py cannot be read: invalid syntax" in remarks[0]
+    for name, words in (("gil", "ddpm.py cannot be read: it is larger than a megabyte"),
+                        ("cy.zip", "cy.zip cannot be read"), ("bea.zip", "bea.zip cannot be read")):
+        found, remarks = grade.take(tmp_path / name, WANTED)
+        assert found == {} and any(words in remark for remark in remarks)
+
+
+# ---- what happens to it ----
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory):
+    """Grade three submissions to variant 1, once for all tests: a process starts in seconds.
+
+    ada is right, wherever her files lie, and brings others along that would end everything.  eve
+    does what is forbidden.  dan's first answer is one to variant 0, his next hangs, his last dies
+    after it has forged a result.
+    """
+    tmp = tmp_path_factory.mktemp("grade")
+    (tmp / "mine.txt").write_text("not yours")
+    ada = submit(tmp / "one" / "in" / "ada" / "hw1", first=SQUARES)
     for name in ("checks/ex02.py", "checks/kit.py", "checks/run.py", "conftest.py", "torch.py",
                  "checks/worker.py", "sitecustomize.py", "sample.py", "data.py"):
-        make.write(folder / name, "import os\nos._exit(0)\n")
-    folder = submit(tmp_path / "in" / "fay")
-    (folder / "schedules.py").write_text("def linear_beta_schedule(:\n")
-    make.write(tmp_path / "in" / "gil" / "ddpm.py", "x = 1\n" * 300_000)
-    rows = grades(tmp_path)
-    assert points(rows["eve"]) == [5, 1, 3] and "Eq. 4" in rows["eve"]["remarks"]
-    assert points(rows["fay"]) == [0, 4, 3]
-    assert "schedules.py cannot be read: invalid syntax" in rows["fay"]["remarks"]
-    assert "ddpm.py cannot be read: it is larger than a megabyte" in rows["gil"]["remarks"]
-
-
-def test_what_a_submission_may_not_do_fails_with_its_reason(tmp_path, monkeypatch):
-    mine = tmp_path / "mine.txt"
-    mine.write_text("not yours")
-    secret = submit(tmp_path / "in" / "ada") / "ddpm.py"
-    submit(tmp_path / "in" / "net",
-           first="import socket\nsocket.create_connection(('127.0.0.1', 9), 1)",
-           cosine="import subprocess\nsubprocess.run(['true'])",
-           q_sample=f"open({str(mine)!r}, 'w')", mean=f"open({str(secret)!r}).read()")
-    submit(tmp_path / "in" / "os",
-           first=f"open({str(make.ROOT / 'schedules.py')!r})", cosine="import os\nos.fork()",
-           q_sample=f"import os\nos.remove({str(mine)!r})",
-           mean=f"import pathlib\npathlib.Path({str(make.ROOT)!r}, 'new.py').write_text('')")
-    monkeypatch.chdir(tmp_path)                      # given by a relative path, as README has it
-    rows = grades(Path(), "--seed", "3")
-    assert points(rows["ada"]) == [5, 4, 3]
-    for name in ("net", "os"):
-        assert sum(points(rows[name])) == 0
-    for word in ("socket.", "subprocess.Popen", "writing to", f"reading {secret}"):
-        assert f"not while it is graded: {word}" in rows["net"]["remarks"]
-    for word in ("os.fork", f"reading {make.ROOT}", "writing to"):
-        assert f"not while it is graded: {word}" in rows["os"]["remarks"]
-    assert mine.read_text() == "not yours" and not (make.ROOT / "new.py").exists()
-
-
-def test_a_submission_that_hangs_dies_or_lies_loses_that_exercise_only(tmp_path):
-    forged = json.dumps(["", 1, "check_the_first_schedule_is_evenly_spaced", None])
+        make.write(ada / name, "import os\nos._exit(0)\n")
+    secret, mine, root = str(ada / "ddpm.py"), str(tmp / "mine.txt"), str(make.ROOT)
+    submit(tmp / "one" / "in" / "eve",
+           first=tries("import socket\nsocket.create_connection(('127.0.0.1', 9), 1)",
+                       "import subprocess\nsubprocess.run(['true'])", "import os\nos.fork()"),
+           cosine=tries(f"open({secret!r}).read()", f"open({root!r} + '/schedules.py')"),
+           q_sample=tries(f"open({mine!r}, 'w')", f"import os\nos.remove({mine!r})",
+                          f"import pathlib\npathlib.Path({root!r}, 'new.py').write_text('')",
+                          "torch.ones(2 ** 30)"),                        # 4 GB
+           mean='raise ValueError("\\ud800" + "x" * 10 ** 6)')
+    forged = json.dumps(["", 3, "check_at_t_1_it_is_x_0", None])
     noise = forged.encode() + b"\n[]\n7\n\xff\n"
-    submit(tmp_path / "in" / "die", first=f"print({forged!r}, flush=True)\nimport os\n"
-           f"for fd in range(3, 20):\n    try:\n        os.write(fd, {noise!r})"
-           "\n    except OSError:\n        pass\nos._exit(0)")
-    submit(tmp_path / "in" / "exit", first="import sys\nsys.exit(0)")
-    submit(tmp_path / "in" / "hang", q_sample="while True:\n    pass")
-    rows = grades(tmp_path, "--time-limit", "5", "--jobs", "2")
-    assert points(rows["die"]) == [0, 4, 3] and "process was ended" in rows["die"]["remarks"]
-    assert points(rows["exit"]) == [2, 4, 3] and "SystemExit" in rows["exit"]["remarks"]
-    assert points(rows["hang"]) == [5, 0, 3] and "longer than 5 seconds" in rows["hang"]["remarks"]
+    submit(tmp / "two" / "in" / "dan", q_sample="while True:\n    pass",
+           mean=f"print({forged!r}, flush=True)\nimport os\nfor fd in range(3, 20):\n    try:\n"
+           f"        os.write(fd, {noise!r})\n    except OSError:\n        pass\nos._exit(0)")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp)                             # given by a relative path, as README has it
+        for others in (ex01, ex03):                  # a second is for what hangs anyway: nothing
+            patch.setattr(others, "SECONDS", 600, raising=False)     # depends on a machine's speed
+        with ThreadPoolExecutor(2) as pool:
+            one, two = pool.map(lambda flags: grades(Path(flags[0]), *flags[1:], "--variant", "1"),
+                                (("one", "--seed", "3", "--memory", "1"),
+                                 ("two", "--time-limit", "1")))
+    return tmp, one | two
 
 
-def test_no_submission_ends_the_grading_of_the_others(tmp_path):
-    submit(tmp_path / "in" / "ada", q_sample='raise ValueError("\\ud800" + "x" * 10 ** 6)')
-    with zipfile.ZipFile(tmp_path / "in" / "bea.zip", "w") as z:
-        z.writestr("ddpm.py", "")
-    content = (tmp_path / "in" / "bea.zip").read_bytes()
-    (tmp_path / "in" / "bea.zip").write_bytes(content.replace(b"PK\x01\x02\x14\x03\x14",
-                                                             b"PK\x01\x02\x14\x03\x63"))
-    rows = grades(tmp_path, "--time-limit", str(grade.START), only=["2", "3"])
-    assert points(rows["ada"]) == [0, 3] and len(rows["ada"]["remarks"]) < 20_000
-    assert points(rows["bea"]) == [0, 0] and "bea.zip cannot be read" in rows["bea"]["remarks"]
+def test_a_row_has_the_points_of_each_exercise_their_sum_and_remarks(graded):
+    tmp, rows = graded
+    assert list(rows) == ["ada", "eve", "dan"]
+    assert rows["ada"] == {"submission": "ada", "exercise 1 (of 5)": "5", "exercise 2 (of 4)": "4",
+                           "exercise 3 (of 3)": "3", "total (of 12)": "12", "remarks": ""}
+
+
+def test_a_submission_brings_no_checks_and_no_modules(graded):
+    assert points(graded[1]["ada"]) == [5, 4, 3]     # nothing else of what lies there was run
+
+
+def test_a_variant_is_graded_against_what_was_asked_in_it(graded):
+    assert points(graded[1]["dan"])[0] == 3          # the values of variant 0, and not their roots
+    assert "not their square roots" in graded[1]["dan"]["remarks"]
+
+
+def test_what_a_submission_may_not_do_fails_with_its_reason(graded):
+    tmp, rows = graded
+    assert points(rows["eve"]) == [0, 0, 0]
+    assert "done: " not in rows["eve"]["remarks"].replace("done: torch.ones", "")
+    secret = tmp / "one" / "in" / "ada" / "hw1" / "ddpm.py"
+    for words in ("socket.", "subprocess.Popen", "os.fork", "writing to", f"reading {secret}",
+                  f"reading {make.ROOT}"):
+        assert f"not while it is graded: {words}" in rows["eve"]["remarks"]
+    assert (tmp / "mine.txt").read_text() == "not yours" and not (make.ROOT / "new.py").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is there on Linux only")
-def test_memory_has_a_limit(tmp_path):
-    submit(tmp_path / "in" / "big", mean="return torch.ones(2 ** 30)")       # 4 GB
-    rows = grades(tmp_path, "--memory", "1", only=["3"])
-    assert points(rows["big"]) == [0] and "memory" in rows["big"]["remarks"]
+def test_memory_has_a_limit(graded):
+    assert "memory" in graded[1]["eve"]["remarks"]
 
 
-def test_a_variant_and_the_bug_hunt_are_graded_against_what_was_handed_out(tmp_path):
+def test_a_submission_that_hangs_dies_or_lies_loses_that_exercise_only(graded):
+    assert points(graded[1]["dan"])[1:] == [0, 0]
+    assert "2: it took longer than 1 seconds" in graded[1]["dan"]["remarks"]
+    assert "3: the process was ended" in graded[1]["dan"]["remarks"]     # of a second process
+
+
+def test_a_remark_is_cut_and_written_whatever_is_in_it(graded):
+    remarks = graded[1]["eve"]["remarks"]
+    assert "ValueError: \\ud800xxx" in remarks and len(remarks) < 20_000
+
+
+def test_no_submission_ends_the_grading_of_the_others(tmp_path, monkeypatch, capsys):
+    for name in ("ada", "bea"):
+        submit(tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").write_text("not a submission")
+
+    def check(staged, todo, *rest):
+        if not tried:
+            tried.append(staged)
+            raise OSError("no room")
+        return dict.fromkeys(todo)                   # all pass
+
+    tried = []
+
+    monkeypatch.setattr(grade, "check", check)
+    rows = grades(tmp_path)
+    assert rows["ada"]["total (of 12)"] == "" and "not graded: OSError: no room" in rows["ada"][
+        "remarks"]
+    assert points(rows["bea"]) == [5, 4, 3]
+    said = capsys.readouterr().out
+    assert "bea: 12 of 12" in said and "notes.txt is neither" in said
+
+
+@pytest.mark.thorough
+def test_the_bug_hunt_is_graded_against_what_was_handed_out(tmp_path):
     make.make(make.choose([1, 13], 1), tmp_path / "in" / "key", solutions=True, variant=1)
     make.make(make.choose([1, 13], 0), tmp_path / "in" / "old", solutions=True, variant=0)
     rows = grades(tmp_path, "--variant", "1", only=["1", "13"])
     assert points(rows["key"]) == [5, 16]
     assert points(rows["old"]) == [3, 8]             # mended, but named after another defect
-    assert "not their square roots" in rows["old"]["remarks"]
+
+
+@pytest.mark.thorough
+def test_after_a_process_that_dies_another_goes_on_and_exit_ends_nothing(tmp_path):
+    submit(tmp_path / "in" / "die", first="import os\nos._exit(0)")
+    submit(tmp_path / "in" / "exit", first="import sys\nsys.exit(0)")
+    with zipfile.ZipFile(tmp_path / "in" / "zip.zip", "w") as z:
+        z.write(submit(tmp_path / "zip") / "ddpm.py", "zip/hw1/ddpm.py")
+    rows = grades(tmp_path, "--jobs", "2")
+    assert list(rows) == ["die", "exit", "zip"]      # in order, whoever is graded first
+    assert points(rows["die"]) == [0, 4, 3] and "process was ended" in rows["die"]["remarks"]
+    assert points(rows["exit"]) == [2, 4, 3] and "SystemExit" in rows["exit"]["remarks"]
+    assert points(rows["zip"]) == [0, 4, 3] and "no schedules.py" in rows["zip"]["remarks"]
 
 
 def test_wrong_arguments_end_in_one_line(tmp_path, capsys):

@@ -235,6 +235,8 @@ def share_of_the_smaller_mode(sigmas, n_steps, step):
     means, weights = np.array([-1, 1]) * math.sqrt(50), np.array([0.2, 0.8])
     for sigma in sigmas:
         v, alpha_i = 1 + sigma ** 2, step * sigma ** 2 / sigmas[-1] ** 2
+        near = np.abs(u) < 12 + 6 * sigma                        # nothing is left further out
+        u, p = u[near], p[near]
         logs = np.log(weights) - (u[:, None] - means) ** 2 / (2 * v)
         parts = np.exp(logs - logs.max(1, keepdims=True))
         score = ((means - u[:, None]) / v * parts / parts.sum(1, keepdims=True)).sum(1)
@@ -247,7 +249,7 @@ def share_of_the_smaller_mode(sigmas, n_steps, step):
 
 def test_langevin_dynamics_forgets_the_weights_of_the_modes_and_annealing_finds_them():
     """Fig. 3, with the exact scores and the settings of appendix B.1."""
-    n, sigmas = 4000, geometric(20, 1, 10)
+    n, sigmas = 1000, geometric(20, 1, 10)
     x = 16 * torch.rand(n, 2, generator=noise(1)) - 8
     for levels, n_steps, claim in ((sigmas[-1:], 1000, 0.5), (sigmas, 100, 0.2)):
         exact = share_of_the_smaller_mode(levels.tolist(), n_steps, 0.1)
@@ -467,18 +469,22 @@ def test_the_program_draws_the_picture_and_says_what_it_found(trained, tmp_path,
     monkeypatch.setattr(ncsn, "draw_figure",
                         lambda panels, grids: drawn.append((panels, grids)) or original(panels,
                                                                                         grids))
-    arguments = ["--checkpoint", str(trained[0]), "--n", "2", "--steps", "1", "--out", str(out)]
-    for extra in ([], [], ["--seed", "1"]):
-        ncsn.main([*arguments, *extra])
+    ncsn.main(["--checkpoint", str(trained[0]), "--n", "2", "--steps", "1", "--seed", "1",
+               "--device", "cpu", "--out", str(out)])
     said = capsys.readouterr().out
     assert said.startswith(f"2 images of {trained[0]}, T = 5, on ")
-    assert out.stat().st_size > 10_000 and said.count(f"wrote {out}") == 3
-    assert len(re.findall(r"error of \d+\.\d\d% by denoising, \d+\.\d\d% by slices; .* puts "
-                          r"\d+\.\d% of .* 20.0% of the data, annealed \d+\.\d%", said)) == 3
-    one, again, other = ([*list(panels.values())[2:], *grids.values()] for panels, grids in drawn)
+    assert out.stat().st_size > 10_000 and said.count(f"wrote {out}") == 1
+    assert re.search(r"error of \d+\.\d\d% by denoising, \d+\.\d\d% by slices; .* puts "
+                     r"\d+\.\d% of .* 20.0% of the data, annealed \d+\.\d%", said)
+    config, ddpm, model = sample.load(trained[0])
+    made = [[*list(ncsn.plane(seed)[0].values())[2:],
+             *ncsn.images(config, ddpm, model, 2, 1, seed).values()] for seed in (1, 0)]
+    (panels, grids), = drawn
+    one = [*list(panels.values())[2:], *grids.values()]
     assert len(one) == 5
-    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
-    assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    for mine, same, other in zip(one, *made, strict=True):
+        torch.testing.assert_close(mine, same, rtol=1e-3, atol=1e-3)        # by any threads
+        assert not torch.allclose(mine, other, atol=0.1)
 
 
 def test_the_plane_takes_one_thread_and_the_images_all(trained, tmp_path, monkeypatch):
@@ -489,8 +495,10 @@ def test_the_plane_takes_one_thread_and_the_images_all(trained, tmp_path, monkey
     monkeypatch.setattr(ncsn, "draw_figure", lambda *args: Figure())
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    ncsn.main(["--checkpoint", str(trained[0]), "--out", str(tmp_path / "n.png")])
-    torch.set_num_threads(before)
+    try:
+        ncsn.main(["--checkpoint", str(trained[0]), "--out", str(tmp_path / "n.png")])
+    finally:
+        torch.set_num_threads(before)
     assert seen == [1, 2]
 
 

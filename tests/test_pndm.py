@@ -1,4 +1,5 @@
 """PNDM's order of convergence against ODEs whose answer is known, and its formulas in float64."""
+import functools
 import math
 import re
 
@@ -15,7 +16,6 @@ from papers import ddim, pndm
 from papers.analytic import Mixture
 from papers.pndm import converge, even, order, sample, transfer
 from schedules import cosine_beta_schedule, linear_beta_schedule
-from train import train
 
 _, ALPHA_BAR = coefficients(STRONG)
 
@@ -212,8 +212,11 @@ def test_the_closed_form_of_the_picture_carries_q_x_t_to_q_x_0():
     assert pndm.exact(strong(), torch.ones(1), 0, 0.3, 0.5).item() == pytest.approx(1)
 
 
+known_orders = functools.cache(converge)                                      # the same every time
+
+
 def test_the_picture_measures_these_orders():
-    known = converge()
+    known = known_orders()
     assert list(known) == ["DDIM", "PNDM"] and list(known["PNDM"]) == [16, 32, 64, 128, 256]
     assert order(known["DDIM"]) == pytest.approx(1, abs=0.02)
     assert order(known["PNDM"]) == pytest.approx(2, abs=0.06)
@@ -227,16 +230,15 @@ def test_the_order_is_a_slope_in_log_log_of_the_last_points():
 
 # ---- the program ----
 
-@pytest.fixture
-def longer(config):
-    """A checkpoint with T = 64: PNDM takes 13 evaluations at least."""
-    train(config(T=64, steps=3, lr=0.05))
-    return f"{config().out}/checkpoint.pt"
+def test_the_program_draws_the_picture_and_prints_the_finding(tmp_path, capsys, monkeypatch):
+    """Of any model: T = 64, since PNDM takes 13 evaluations at least."""
+    drawn, kept, ticks, ddpm = [], [], [], DDPM(cosine_beta_schedule(64))
 
+    def model(x_t, t):
+        return torch.tanh(x_t) + 0.01 * t.reshape(-1, 1, 1, 1)
 
-def test_the_program_draws_the_picture_and_prints_the_finding(longer, tmp_path, capsys,
-                                                             monkeypatch):
-    drawn, kept, ticks = [], [], []
+    config = {"image_channels": 1, "image_size": 8}
+    monkeypatch.setattr(pndm, "load", lambda path, device: (config, ddpm, model))
     original = pndm.draw_figure
 
     def keep(*args):
@@ -247,27 +249,28 @@ def test_the_program_draws_the_picture_and_prints_the_finding(longer, tmp_path, 
     monkeypatch.setattr(ddim, "counted", lambda model, total: ticks.append(total) or (
         lambda x_t, t: ticks.append(t[0].item()) or model(x_t, t)))
     monkeypatch.setattr(pndm, "draw_figure", keep)
-    monkeypatch.setattr(pndm, "save_figure", lambda figure, path: None)
-    arguments = ["--checkpoint", longer, "--out", str(tmp_path / "p.png")]
-    pndm.main(arguments)
+    monkeypatch.setattr(pndm, "converge", known_orders)
+    monkeypatch.setattr(pndm, "batch_size", lambda H: 8)
+    pndm.main(["--checkpoint", "any.pt", "--seed", "1", "--device", "cpu", "--out",
+               str(tmp_path / "p.png")])
     out = capsys.readouterr().out
     assert out.splitlines()[-1] == f"wrote {tmp_path / 'p.png'}"
+    assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
     assert len(ticks) - 1 == ticks[0]
 
     (known, measured, samples, (end, best)), = kept
-    _, ddpm, model = core.load(longer)
-    x_T = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    x_T = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     assert end % 2 == 0 and 0 <= ddim.horizon(ddpm) - end <= 1
     torch.testing.assert_close(best, euler(ddpm, model, x_T, list(range(1, end + 1))))
     assert list(samples["DDIM"]) == list(samples["PNDM"]) == [13, 16, 20, 25, 35]
-    for n in (13, 35):
+    for n in (13, 20):
         torch.testing.assert_close(samples["DDIM"][n],
                                    euler(ddpm, model, x_T, ddim.subsequence(end, n)))
         torch.testing.assert_close(samples["PNDM"][n],
                                    sample(ddpm, model, x_T, even(end, n - 9)))
         for name in samples:
             each = [ddim.rms(a - b) for a, b in zip(samples[name][n], best, strict=True)]
-            assert measured[name][n] == pytest.approx(sorted(each)[7])         # the lower median
+            assert measured[name][n] == pytest.approx(sorted(each)[3])         # the lower median
     finding = out.splitlines()[-2]
     numbers = [float(text) for text in re.findall(r"\d+\.\d+", finding)]
     assert numbers == pytest.approx([order(known["DDIM"]), order(known["PNDM"]),
@@ -292,11 +295,6 @@ def test_the_program_draws_the_picture_and_prints_the_finding(longer, tmp_path, 
     assert f"DDIM in {end} steps" in middle.get_title() and "Gaussian data" in left.get_title()
     assert list(left.get_xticks()) == [16, 32, 64, 128, 256]
     assert list(middle.get_xticks()) == [13, 16, 20, 25, 35]
-    monkeypatch.undo()
-    monkeypatch.setattr(pndm, "converge", lambda: known)                       # it is no faster
-    pndm.main([*arguments, "--seed", "1"])
-    assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
-    assert capsys.readouterr().out != out
 
 
 def test_wrong_arguments_end_in_one_line(trained, capsys, tmp_path):

@@ -3,6 +3,7 @@
 The proof against diffusers itself runs where that package is installed and is skipped elsewhere;
 the rest writes the two formats by hand.
 """
+import functools
 import json
 import os
 import pickle
@@ -44,16 +45,22 @@ REST = {"conv_in": "conv_in", "time_embedding.linear_1": "emb.0", "conv_out": "c
         "down_blocks.0.downsamplers.0.conv": "down.1", "up_blocks.0.upsamplers.0.conv": "up.2"}
 
 
+@functools.cache
 def random_unet():
-    """The network of CONFIG with no weight at 0 or 1, through which signals keep their size."""
-    unet = UNet(16, 1, 64, (1, 2), 1, (8,), dropout=0.25).eval()
-    for name, weight in unet.named_parameters():
-        if weight.dim() == 1:
-            torch.nn.init.normal_(weight, mean=float("norm" in name), std=0.2)
-        else:
-            gain = 3 if "qkv" in name else 1
-            torch.nn.init.normal_(weight, std=gain * weight[0].numel() ** -0.5)
-    return unet
+    """The network of CONFIG with no weight at 0 or 1, through which signals keep their size.
+
+    Made once: no test changes it.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet(16, 1, 64, (1, 2), 1, (8,), dropout=0.25).eval()
+        for name, weight in unet.named_parameters():
+            if weight.dim() == 1:
+                torch.nn.init.normal_(weight, mean=float("norm" in name), std=0.2)
+            else:
+                gain = 3 if "qkv" in name else 1
+                torch.nn.init.normal_(weight, std=gain * weight[0].numel() ** -0.5)
+    return unet.requires_grad_(False)
 
 
 def their_tensors(unet):
@@ -78,18 +85,26 @@ def their_tensors(unet):
 def write_safetensors(tensors, path):
     names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
              torch.float64: "F64"}
-    header, content = {"__metadata__": {"format": "pt"}}, b""
+    header, parts, start = {"__metadata__": {"format": "pt"}}, [], 0
     for name, tensor in tensors.items():
-        raw = tensor.flatten().contiguous().view(torch.uint8).numpy().tobytes()
+        parts.append(tensor.flatten().contiguous().view(torch.uint8).numpy().tobytes())
         header[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape),
-                        "data_offsets": [len(content), len(content) + len(raw)]}
-        content += raw
+                        "data_offsets": [start, start + len(parts[-1])]}
+        start += len(parts[-1])
     header = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(header)) + header + content)
+    path.write_bytes(b"".join([struct.pack("<Q", len(header)), header, *parts]))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """The file of random_unet, to be linked to and not to be written."""
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    write_safetensors(their_tensors(random_unet()), path)
+    return path
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(weights, tmp_path, monkeypatch):
     """A function that writes a folder, with some settings changed, and returns its path."""
     monkeypatch.chdir(tmp_path)
 
@@ -97,8 +112,12 @@ def folder(tmp_path, monkeypatch):
         tmp_path.joinpath("config.json").write_text(json.dumps({**CONFIG, **changes}))
         if scheduler is not None:
             tmp_path.joinpath("scheduler_config.json").write_text(json.dumps(scheduler))
-        write = write_safetensors if name.endswith("safetensors") else torch.save
-        write(their_tensors(random_unet()) if tensors is None else tensors, tmp_path / name)
+        (tmp_path / name).unlink(missing_ok=True)
+        if tensors is None and name.endswith("safetensors"):
+            os.link(weights, tmp_path / name)
+        else:
+            write = write_safetensors if name.endswith("safetensors") else torch.save
+            write(their_tensors(random_unet()) if tensors is None else tensors, tmp_path / name)
         return tmp_path
     return make
 
@@ -279,7 +298,9 @@ def test_every_tensor_is_used_and_none_is_missing(folder, capsys):
 @pytest.mark.parametrize("keep", [0, 4, 8, 100, -1])
 def test_a_file_cut_short_is_refused(folder, capsys, keep):
     path = folder() / "diffusion_pytorch_model.safetensors"
-    path.write_bytes(path.read_bytes()[:keep])
+    content = path.read_bytes()[:keep]
+    path.unlink()                                    # a link to what other tests read
+    path.write_bytes(content)
     refused(capsys, [path.parent], "not a whole file of weights", main=pretrained.main)
 
 
@@ -311,11 +332,19 @@ def test_missing_and_broken_files_are_one_line(folder, tmp_path, capsys):
 
 # ---- with diffusers ----
 
+SMALL = {"sample_size": 16, "block_out_channels": (64, 128), "layers_per_block": 1,
+         "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+         "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+thorough = functools.partial(pytest.param, marks=pytest.mark.thorough)
+
+
 @pytest.mark.parametrize("size, changes", [
-    (32, {}), (32, {"in_channels": 1, "out_channels": 1, "layers_per_block": 1}),
-    (64, {"sample_size": 64, "block_out_channels": (64, 64, 128, 128, 256, 256),     # as LSUN's
-          "down_block_types": ("DownBlock2D",) * 4 + ("AttnDownBlock2D", "DownBlock2D"),
-          "up_block_types": ("UpBlock2D", "AttnUpBlock2D") + ("UpBlock2D",) * 4})])
+    (16, SMALL), thorough(32, {}),
+    thorough(32, {"in_channels": 1, "out_channels": 1, "layers_per_block": 1}),
+    thorough(64, {"sample_size": 64, "block_out_channels": (64, 64, 128, 128, 256, 256),   # LSUN's
+                  "down_block_types": ("DownBlock2D",) * 4 + ("AttnDownBlock2D", "DownBlock2D"),
+                  "up_block_types": ("UpBlock2D", "AttnUpBlock2D") + ("UpBlock2D",) * 4})],
+    ids=["small", "cifar10", "grey", "lsun"])
 def test_a_network_of_diffusers_gives_the_same_output(tmp_path, size, changes):
     diffusers = pytest.importorskip("diffusers")
     theirs = diffusers.UNet2DModel(**{**CIFAR10, **changes}).eval()
@@ -333,16 +362,16 @@ def test_a_network_of_diffusers_gives_the_same_output(tmp_path, size, changes):
             torch.testing.assert_close(ours(x_t, torch.full((2,), t)), expected, rtol=0, atol=1e-4)
 
 
-SMALL = {"sample_size": 16, "block_out_channels": (64, 128),
-         "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-         "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
-
-
-@pytest.mark.parametrize("start, variance, name, changes, atol", [
-    (1000, "beta", "fixed_large", {}, 1e-4), (1000, "beta_tilde", "fixed_small", SMALL, 1e-4),
-    (20, "beta", "fixed_large", SMALL, 1e-3), (20, "beta_tilde", "fixed_small", SMALL, 1e-3)])
-def test_ancestral_sampling_agrees_with_that_of_diffusers(tmp_path, start, variance, name, changes,
-                                                          atol):
+@pytest.mark.parametrize("start, steps, variance, name, changes, atol", [
+    (1000, 3, "beta", "fixed_large", SMALL, 1e-4),
+    (4, 4, "beta_tilde", "fixed_small", SMALL, 1e-3),
+    thorough(1000, 20, "beta", "fixed_large", {}, 1e-4),
+    thorough(1000, 20, "beta_tilde", "fixed_small", SMALL, 1e-4),
+    thorough(20, 20, "beta", "fixed_large", SMALL, 1e-3),
+    thorough(20, 20, "beta_tilde", "fixed_small", SMALL, 1e-3)],
+    ids=["first", "last", "cifar10", "first of beta_tilde", "last of beta", "last of beta_tilde"])
+def test_ancestral_sampling_agrees_with_that_of_diffusers(tmp_path, start, steps, variance, name,
+                                                          changes, atol):
     """Less so in the last steps, where diffusers takes 1 - alpha_bar_t in float32: 1.7e-4 off."""
     diffusers = pytest.importorskip("diffusers")
     unet = diffusers.UNet2DModel(**{**CIFAR10, **changes}).eval()
@@ -354,7 +383,7 @@ def test_ancestral_sampling_agrees_with_that_of_diffusers(tmp_path, start, varia
     ours = expected = torch.randn(2, 3, unet.config.sample_size, unet.config.sample_size)
     one, two = (torch.Generator().manual_seed(1) for _ in range(2))
     with torch.no_grad():
-        for t in range(start, start - 20, -1):
+        for t in range(start, start - steps, -1):
             ours = ddpm.p_sample(model, ours, t, generator=one)
             expected = pipeline.scheduler.step(unet(expected, t - 1).sample, t - 1, expected,
                                                generator=two).prev_sample

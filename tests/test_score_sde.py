@@ -10,6 +10,7 @@ from test_train import refused
 
 import data
 import sample
+from checkpoint import read_checkpoint, write_checkpoint
 from ddpm import DDPM
 from papers import score_sde, variational_bound
 from papers.analytic import Mixture, score_from_eps
@@ -137,11 +138,11 @@ def test_predictor_and_corrector_at_whole_times_are_those_of_algorithms_3_and_5(
 
 
 @pytest.mark.parametrize("sampler", [
-    lambda *args: euler_maruyama(*args, 300, noise()),
-    lambda *args: predictor_corrector(*args, 150, generator=noise()),
-    lambda *args: heun(*args, 60), lambda *args: adaptive(*args, 1e-4, 1e-4)[0]])
+    lambda *args: euler_maruyama(*args, 200, noise()),
+    lambda *args: predictor_corrector(*args, 100, generator=noise()),
+    lambda *args: heun(*args, 40), lambda *args: adaptive(*args, 1e-4, 1e-4)[0]])
 def test_from_x_T_of_q_every_sampler_draws_the_data(sampler):
-    n, means, stds = 20_000, [[-0.8], [0.5]], [0.3, 0.2]
+    n, means, stds = 10_000, [[-0.8], [0.5]], [0.3, 0.2]
     x_0, _ = Mixture(None, torch.tensor(means), stds, [1, 3]).draw(n, noise(1))
     a, b = ALPHA_BAR[8], 1 - ALPHA_BAR[8]
     x_T = math.sqrt(a) * x_0 + math.sqrt(b) * torch.randn(n, 1, generator=noise(2))
@@ -152,7 +153,7 @@ def test_from_x_T_of_q_every_sampler_draws_the_data(sampler):
     score = Mixture(None, torch.tensor(means), stds, [1, 3]).score(x_1, a, 1 - a)
     expected = (x_1 + (1 - a) * score) / math.sqrt(a)
     difference = (drawn.sort(0).values - expected.sort(0).values).abs().mean().item()
-    assert difference < 0.02                                    # of Wasserstein, at std 0.6
+    assert difference < 0.03                                    # of Wasserstein, at std 0.6
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -297,14 +298,15 @@ def test_one_hard_image_is_not_hidden_by_many_easy_ones():
     y = torch.ones(100, 3, dtype=torch.float64)
     alone = dormand_prince(lambda y, c: -rates[:1] * y, y[:1], 0.0, 1.0, 1e-6, 1e-9)
     together = dormand_prince(lambda y, c: -rates * y, y, 0.0, 1.0, 1e-6, 1e-9)
-    assert together[1] == alone[1] and torch.equal(together[0][:1], alone[0])
+    assert together[1] == pytest.approx(alone[1], rel=0.1)      # the easy ones alone: far fewer
+    torch.testing.assert_close(together[0][:1], alone[0], rtol=1e-5, atol=0)
 
 
 def test_rtol_is_relative_and_atol_is_not():
     y = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
     counts = [dormand_prince(lambda y, c: -3 * y, scale * y, 0.0, 2.0, rtol, atol)[1]
-              for scale, rtol, atol in ((1, 1e-7, 1e-30), (1e4, 1e-7, 1e-30), (1e4, 0, 1e-7),
-                                        (1, 0, 1e-7))]
+              for scale, rtol, atol in ((1, 1e-7, 1e-30), (2 ** 13, 1e-7, 1e-30),
+                                        (2 ** 13, 0, 1e-7), (1, 0, 1e-7))]
     assert counts[0] == counts[1] and counts[2] > counts[3] != counts[0]
 
 
@@ -362,7 +364,7 @@ def test_hutchinsons_estimate_is_unbiased_and_its_probe_is_drawn_once_for_all_t(
     def slope(x, B):
         return -(x + mixture.score(x, math.exp(-B), -math.expm1(-B))) / 2
 
-    x, (B, end), n = points, (-math.log(ALPHA_BAR[t]) for t in (1, 8)), 2000      # Runge-Kutta in B
+    x, (B, end), n = points, (-math.log(ALPHA_BAR[t]) for t in (1, 8)), 300       # Runge-Kutta in B
     h = (end - B) / n
     for i in range(n):
         k1 = slope(x, B + i * h)
@@ -491,7 +493,7 @@ def test_half_the_likelihood_loss_over_alpha_t_is_what_the_model_adds_to_the_bou
 
 @pytest.mark.parametrize("loss", [perceptual_loss, likelihood_loss])
 def test_train_takes_the_losses(loss, config):
-    _, ema = train(config(), loss=loss)
+    _, ema = train(config(steps=1), loss=loss)
     assert all(weight.isfinite().all() for weight in ema.parameters())
 
 
@@ -499,7 +501,7 @@ def test_train_takes_the_losses(loss, config):
 
 def test_the_program_draws_samples_and_counts_bits(trained, tmp_path, capsys, monkeypatch):
     path, _ = trained
-    drawn, seen, seeds = [], {"ode": [], "chain": []}, set()
+    drawn, seen, seeds, save = [], {"ode": [], "chain": []}, set(), score_sde.save_figure
 
     def keep(name, original):
         def call(*args, **kwargs):
@@ -511,15 +513,33 @@ def test_the_program_draws_samples_and_counts_bits(trained, tmp_path, capsys, mo
     monkeypatch.setattr(score_sde, "bits_per_dim", keep("ode", bits_per_dim))
     monkeypatch.setattr(variational_bound, "score", keep("chain", variational_bound.score))
     monkeypatch.setattr(score_sde, "batch_size", lambda H: 48)              # 3 images, 4 times each
-    monkeypatch.setattr(score_sde, "save_figure", lambda figure, path: drawn.append(figure))
-    arguments = ["--checkpoint", str(path), "--n", "5", "--out", str(tmp_path / "s.png")]
-    score_sde.main(arguments)
+    asked, noise_left = [], noise(3)
+    x_T = torch.randn(8, 1, 8, 8, generator=noise_left)
+
+    def sampler(name):                               # made up: the next test runs the true ones
+        def call(ddpm, model, x, *args, **kwargs):
+            args = [*args, *kwargs.values()]
+            generators = [each for each in args if isinstance(each, torch.Generator)]
+            assert all(torch.equal(each.get_state(), noise_left.get_state()) for each in generators)
+            asked.append((name, *args[:len(args) - len(generators)], len(generators)))
+            assert torch.equal(x, x_T)
+            x_0 = (x_T + len(asked)).sin()
+            return (x_0, 17) if name == "adaptive" else x_0
+        return call
+
+    for name in ("euler_maruyama", "predictor_corrector", "heun", "adaptive"):
+        monkeypatch.setattr(score_sde, name, sampler(name))
+    monkeypatch.setattr(score_sde, "save_figure",
+                        lambda figure, path: drawn.append(figure) or save(figure, path))
+    score_sde.main(["--checkpoint", str(path), "--n", "5", "--seed", "3", "--device", "cpu",
+                    "--out", str(tmp_path / "s.png")])
     out = capsys.readouterr().out
-    assert seeds == {0} and "5 images of digits" in out and f"wrote {tmp_path / 's.png'}" in out
+    assert seeds == {3} and "5 images of digits" in out and f"wrote {tmp_path / 's.png'}" in out
+    assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
 
     (x, (L, _)), = seen["chain"]
     test, _ = data.load("digits", 8, 1, "test")
-    assert torch.equal(x, test[torch.randperm(40, generator=noise())[:5]])
+    assert torch.equal(x, test[torch.randperm(40, generator=noise(3))[:5]])
     (first, bits), (rest, more) = seen["ode"]
     for part, batch in ((x[:3], first), (x[3:], rest)):
         assert torch.equal(batch, part.repeat(4, 1, 1, 1))
@@ -538,24 +558,16 @@ def test_the_program_draws_samples_and_counts_bits(trained, tmp_path, capsys, mo
     assert f"sigma_t^2 = beta: {printed(L['beta'].sum(1).numpy())}" in out
     assert f"sigma_t^2 = beta_tilde: {printed(chain)}" in out
 
-    config, ddpm, model = sample.load(path)
-    x_T, generator = torch.randn(8, 1, 8, 8, generator=noise()), noise()
-    torch.randn(8, 1, 8, 8, generator=generator)
-    x_0, evaluations = adaptive(ddpm, model, x_T)
-    expected = [euler_maruyama(ddpm, model, x_T, 100, generator),
-                predictor_corrector(ddpm, model, x_T, 50, generator=generator),
-                heun(ddpm, model, x_T, 50), x_0]
+    assert asked == [("euler_maruyama", 100, 1), ("predictor_corrector", 50, 1), ("heun", 50, 0),
+                     ("adaptive", 0)]
+    expected = [(x_T + k).sin() for k in range(1, 5)]
     picture = np.asarray(rows.images[0].get_array())
     assert (picture == np.asarray(sample.grid(torch.cat(expected), 8))).all()
     assert [label.get_text() for label in rows.get_yticklabels()] == [
         f"{name} evaluations" for name in ("Euler-Maruyama\n101", "predictor-corrector\n101",
-                                           "ODE, Heun\n101", f"ODE, adaptive\n{evaluations}")]
+                                           "ODE, Heun\n101", "ODE, adaptive\n17")]
     height = picture.shape[0] / 4
     assert rows.get_yticks() == pytest.approx([height * (i + 0.5) for i in range(4)])
-
-    monkeypatch.undo()
-    score_sde.main([*arguments, "--seed", "1"])
-    assert capsys.readouterr().out != out and (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_large_images_are_taken_one_by_one(trained, tmp_path, monkeypatch):
@@ -578,9 +590,9 @@ def test_the_images_are_held_out_ones_from_the_place_of_the_checkpoint(trained, 
                                                                       monkeypatch):
     asked = []
     monkeypatch.setattr(data, "load", lambda *args: (asked.append(args), 1 / 0))
-    content = torch.load(trained[0], weights_only=True)
+    content = read_checkpoint(trained[0])
     content["config"]["data_dir"] = "elsewhere"
-    torch.save(content, trained[0])
+    write_checkpoint({name: content[name] for name in ("config", "step", "ema")}, trained[0])
     for extra in ([], ["--data", "mnist"]):
         with pytest.raises(ZeroDivisionError):
             score_sde.main(["--checkpoint", str(trained[0]), "--out", str(tmp_path / "s.png"),

@@ -184,21 +184,20 @@ def test_the_program_edits_ten_drawings_and_says_what_they_became(trained, tmp_p
         return (lambda x: 9 * torch.eye(10)[(torch.arange(len(x)) % 10)]), 1.0
 
     monkeypatch.setattr(sdedit, "train_classifier", judge)
-    arguments = ["--checkpoint", str(trained[0]), "--n", "2", "--out", str(out)]
-    for extra in ([], [], ["--seed", "1"]):
-        sdedit.main([*arguments, *extra])
+    sdedit.main(["--checkpoint", str(trained[0]), "--n", "2", "--seed", "1", "--device", "cpu",
+                 "--out", str(out)])
     said = capsys.readouterr().out
     assert said.startswith(f"ten drawings, edited by {trained[0]}, T = 5, on ")
-    assert out.stat().st_size > 10_000 and said.count(f"wrote {out}") == 3
+    assert out.stat().st_size > 10_000 and said.count(f"wrote {out}") == 1
 
     (T, rows, points, usual, shares), figure = figures[0]
     held_out, _ = data.load("digits", 8, 1, "test")
     assert T == 5 and list(rows) == list(points) == list(shares) == [0, 1, 2, 3, 4, 5]
-    guide, generator = data.to_model(draw_digits(8, 1)).repeat(2, 1, 1, 1), noise()
+    guide, generator = data.to_model(draw_digits(8, 1)).repeat(2, 1, 1, 1), noise(1)
     chain, model = respace(*core.load(trained[0])[1:], 5)
     for t_0, images in rows.items():
         expected = edit(chain, model, guide, t_0, generator=generator)
-        assert torch.equal(images, expected[:10]) and shares[t_0] == 1
+        assert torch.equal(images, expected[:10]) and shares[t_0] == pytest.approx(1)
         root = (expected - guide).square().mean((1, 2, 3)).sqrt().mean().item()
         assert points[t_0] == (pytest.approx(root),
                                pytest.approx(nearest(expected, held_out[20:])))
@@ -219,8 +218,6 @@ def test_the_program_edits_ten_drawings_and_says_what_they_became(trained, tmp_p
     assert np.allclose(plane.lines[1].get_ydata(), usual)
     assert np.allclose(axes["share read as the digit drawn"].lines[0].get_xydata(),
                        [[t_0 / 5, 1] for t_0 in rows])
-    one, again, other = (args[1][5] for args, _ in figures)
-    assert torch.equal(one, again) and not torch.equal(one, other)
 
 
 def test_the_share_counts_only_what_is_read_surely_and_as_drawn(trained, tmp_path, monkeypatch):
@@ -233,7 +230,7 @@ def test_the_share_counts_only_what_is_read_surely_and_as_drawn(trained, tmp_pat
     monkeypatch.setattr(sdedit, "draw_figure", lambda *args: seen.append(args) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         sdedit.main(["--checkpoint", str(trained[0]), "--n", "2", "--out", str(tmp_path / "s.png")])
-    assert set(seen[0][-1].values()) == {0.5}
+    assert list(seen[0][-1].values()) == pytest.approx([0.5] * 6)
 
 
 def test_a_picture_of_ones_own_is_edited_n_times_ten_and_nobody_reads_it(trained, tmp_path, capsys,

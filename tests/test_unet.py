@@ -20,12 +20,18 @@ def randomise(module, seed=0):
     return module.eval()
 
 
+def assert_near(actual, expected):
+    """Equal to rounding, which is of other sizes on other processors; a mistake is of order 1."""
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
 def small(**changes):
     return randomise(UNet(**{**SMALL, **changes}))
 
 
 def test_the_default_is_the_papers_cifar10_network():
-    net = UNet()
+    with torch.device("meta"):                       # where weights take no memory: 143 MB
+        net = UNet()
     assert sum(weight.numel() for weight in net.parameters()) == 35_746_307
     assert sum(isinstance(module, Attention) for module in net.modules()) == 2 + 1 + 3
     norms = [module for module in net.modules() if isinstance(module, torch.nn.GroupNorm)]
@@ -45,7 +51,7 @@ def test_attention_is_in_every_block_of_its_level_and_in_the_middle():
 
 
 def test_it_returns_0_before_training():
-    x_t = torch.randn(2, 1, 8, 8)
+    x_t = torch.randn(2, 1, 8, 8)                    # to the bit: the last weights are 0
     assert torch.equal(UNet(**SMALL)(x_t, torch.tensor([1, 5])), torch.zeros_like(x_t))
 
 
@@ -53,14 +59,14 @@ def test_every_branch_starts_as_the_identity_or_its_shortcut():
     block = next(m for m in UNet(**SMALL).modules() if isinstance(m, ResidualBlock) and
                  not isinstance(m.shortcut, torch.nn.Identity))
     x = torch.randn(2, 8, 4, 4)
-    torch.testing.assert_close(block(x, torch.randn(2, 32)), block.shortcut(x))
+    assert_near(block(x, torch.randn(2, 32)), block.shortcut(x))
     attention = next(m for m in UNet(**SMALL).modules() if isinstance(m, Attention))
     x = torch.randn(2, 16, 4, 4)
-    assert torch.equal(attention(x), x)
+    assert_near(attention(x), x)
 
 
 def test_the_other_weights_start_uniform_with_the_variance_of_the_authors():
-    net = UNet()
+    net = UNet(channels=64)                          # a quarter of the default's weights
     named = dict(net.named_modules())
     layers = {name: module for name, module in named.items()
               if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear))}
@@ -87,7 +93,7 @@ def test_the_time_and_each_image_matter_and_images_do_not_mix():
     net, x_t, t = small(), torch.randn(3, 1, 8, 8), torch.tensor([1, 2, 900])
     eps = net(x_t, t)
     for i in range(3):
-        torch.testing.assert_close(net(x_t[i:i + 1], t[i:i + 1]), eps[i:i + 1])
+        assert_near(net(x_t[i:i + 1], t[i:i + 1]), eps[i:i + 1])
     assert not torch.allclose(net(x_t, t + 1), eps, atol=1e-3)
 
 
@@ -107,7 +113,7 @@ def test_the_wiring_is_a_u():
     h = net.up[3](torch.cat([h, h_1], 1), emb)
     h = net.up[4](torch.cat([h, h_0], 1), emb)
     h = net.conv_out(F.silu(F.group_norm(h, 4, net.norm_out.weight, net.norm_out.bias, 1e-6)))
-    torch.testing.assert_close(net(x_t, t), h)
+    assert_near(net(x_t, t), h)
     # and the middle: a block with attention, then one without
     assert isinstance(net.mid[0].attention, Attention) and len(net.mid) == 2
     assert isinstance(net.mid[1].attention, torch.nn.Identity)
@@ -137,14 +143,14 @@ def test_a_block_is_norm_silu_conv_plus_time_norm_silu_conv(C, groups):
     h = h + ((emb * emb.sigmoid()) @ block.emb.weight.T + block.emb.bias)[:, :, None, None]
     h = norm(h, block.norm2, 16)                                # of 32 channels
     h = F.conv2d(h * h.sigmoid(), block.conv2.weight, block.conv2.bias, padding=1)
-    torch.testing.assert_close(block(x, emb), block.shortcut(x) + h, rtol=1e-4, atol=1e-4)
+    assert_near(block(x, emb), block.shortcut(x) + h)
 
 
 def test_dropout_is_on_in_training_and_off_in_eval():
     net, x_t, t = small(dropout=0.5), torch.randn(2, 1, 8, 8), torch.tensor([1, 2])
-    assert torch.equal(net(x_t, t), net(x_t, t))
+    assert_near(net(x_t, t), net(x_t, t))
     net.train()
-    assert not torch.equal(net(x_t, t), net(x_t, t))
+    assert (net(x_t, t) - net(x_t, t)).abs().max() > 0.1
 
 
 def test_attention_is_softmax_q_k_v_over_the_pixels():
@@ -158,13 +164,13 @@ def test_attention_is_softmax_q_k_v_over_the_pixels():
     h = torch.einsum("bij,bcj->bci", weights, v)
     h = torch.einsum("dc,bcn->bdn", attention.proj.weight[:, :, 0, 0], h)
     h = h + attention.proj.bias[:, None]
-    torch.testing.assert_close(attention(x), x + h.reshape(2, 8, 3, 5))
+    assert_near(attention(x), x + h.reshape(2, 8, 3, 5))
 
 
 def test_the_network_compiles_in_one_piece():
     net, x_t, t = randomise(small()), torch.randn(2, 1, 8, 8), torch.tensor([1, 5])
     whole = torch.compile(net, backend="eager", fullgraph=True)
-    torch.testing.assert_close(whole(x_t, t), net(x_t, t))
+    assert_near(whole(x_t, t), net(x_t, t))
 
 
 def test_down_starts_at_the_first_pixel_and_pads_right_and_bottom():
@@ -172,9 +178,9 @@ def test_down_starts_at_the_first_pixel_and_pads_right_and_bottom():
     with torch.no_grad():
         down.bias.zero_()
         down.weight.zero_()[0, 0, 0, 0] = 1
-        assert down(x, None)[0, 0].tolist() == [[1, 3], [9, 11]]
+        assert_near(down(x, None)[0, 0], torch.tensor([[1.0, 3], [9, 11]]))
         down.weight.zero_()[0, 0, 2, 2] = 1
-        assert down(x, None)[0, 0].tolist() == [[11, 0], [0, 0]]
+        assert_near(down(x, None)[0, 0], torch.tensor([[11.0, 0], [0, 0]]))
 
 
 def test_up_repeats_each_pixel_and_convolves():
@@ -182,8 +188,8 @@ def test_up_repeats_each_pixel_and_convolves():
     with torch.no_grad():
         up.bias.zero_()
         up.weight.zero_()[0, 0, 1, 1] = 1
-        expected = [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
-        assert up(x, None)[0, 0].tolist() == expected
+        expected = [[1.0, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
+        assert_near(up(x, None)[0, 0], torch.tensor(expected))
 
 
 @pytest.mark.parametrize("dim", [4, 7, 128])

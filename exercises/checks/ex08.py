@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .kit import Wrong, demand, expect
+from .kit import Wrong, demand, expect, same
 
 
 def network(w):
@@ -78,7 +78,10 @@ def fresh(student):
 
 
 def check_restore_puts_everything_back(student):
-    """The checkpoint is written by the project's own `save`."""
+    """The checkpoint is written by the project's own `save`.
+
+    Numbers are only moved, into a file and back: they come back bit for bit.
+    """
     with tempfile.TemporaryDirectory() as folder:
         config, run = begin(student, Path(folder))
         expected = torch.get_rng_state()
@@ -104,7 +107,7 @@ def check_restore_puts_everything_back(student):
 
 
 def check_going_on_equals_never_having_stopped(student):
-    """Two steps, restore, two steps: the same bits as four steps."""
+    """Two steps, restore, two steps: the same as four steps."""
     with tempfile.TemporaryDirectory() as folder:
         config, run = begin(student, Path(folder))
         state = torch.get_rng_state()
@@ -116,7 +119,7 @@ def check_going_on_equals_never_having_stopped(student):
         for _ in range(2):
             step(student, again)
     for one, two in zip(run.model.parameters(), again.model.parameters(), strict=True):
-        demand(torch.equal(one, two), "four steps, and two, restore, two, gave other weights")
+        demand(same(one, two), "four steps, and two, restore, two, gave other weights")
 
 
 def check_nothing_is_restored_past_the_end(student):

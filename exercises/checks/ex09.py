@@ -125,7 +125,11 @@ def check_half_way(student):
 
 
 def check_all_the_way(student):
-    """Full credit: it is 0.15 of the best Gaussian's; 4,000 points tell it to 0.02."""
+    """Full credit: it is a quarter of the best Gaussian's.
+
+    Right answers come to 0.02 on average, and to 0.13 with the worst seed: 4,000 points tell it to
+    0.02, and training goes another way on another processor.
+    """
     share, why = distance(student)
-    demand(share < 0.15, f"imitate: the energy distance to held-out points is {share:.2f} of that "
-           f"of a Gaussian, and should be below 0.15.{why}")
+    demand(share < 0.25, f"imitate: the energy distance to held-out points is {share:.2f} of that "
+           f"of a Gaussian, and should be below 0.25.{why}")

@@ -4,7 +4,7 @@ from unittest import mock
 
 import torch
 
-from .kit import Process, Wrong, demand, expect
+from .kit import Process, Wrong, demand, expect, same
 
 BETA = [0.1, 0.3, 0.2, 0.5]
 BAR = [1.0, 0.9, 0.63, 0.504, 0.252]                 # alpha_bar_0..alpha_bar_4
@@ -118,7 +118,7 @@ def check_a_jump_to_0_is_x_0_hat(student, module, process):
         demand(got.isfinite().all(), f"step from t = {t} to 0: the result is not finite. 1 - "
                "alpha_bar_0 - sigma^2 can be a rounding error below 0, which has no square root.")
         expect(got, torch.full((50, 1), 0.3), f"a jump from t = {t} to 0 with eta = {eta}, where "
-               "all data are 0.3", atol=1e-5)
+               "all data are 0.3", atol=1e-4)
 
 
 @lent
@@ -153,7 +153,7 @@ def check_eta_0_draws_nothing_and_can_be_undone(student, module, process):
     torch.manual_seed(student.seed)
     one = module.step(process, model, x_t, 4, 2, clip=False)
     two = module.step(process, model, x_t, 4, 2, clip=False)
-    demand(torch.equal(one, two), "step: two jumps with eta = 0 differ; they must be deterministic")
+    demand(same(one, two), "step: two jumps with eta = 0 differ; they must be deterministic")
     x_0 = (one - 0.37 ** 0.5 * 0.4) / 0.63 ** 0.5
     expect(BAR[4] ** 0.5 * x_0 + (1 - BAR[4]) ** 0.5 * 0.4, x_t, "x_4 found again from x_2, by Eq. "
            "12 with eta = 0 run backwards", atol=1e-4)
@@ -165,9 +165,9 @@ def check_the_generator_fixes_the_noise(student, module, process):
                            torch.Generator().manual_seed(seed)) for seed in (0, 0)]
     steps = [module.step(process, point(0.3), torch.zeros(50, 1), 4, 2, 1.0,
                          generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
-    demand(torch.equal(steps[0], steps[1]) and torch.equal(*draws), "step: the same generator gave "
+    demand(same(steps[0], steps[1]) and same(*draws), "step: the same generator gave "
            "other noise. Pass generator to torch.randn.")
-    demand(not torch.equal(steps[0], steps[2]), "step: another generator gave the same noise")
+    demand(not same(steps[0], steps[2]), "step: another generator gave the same noise")
     demand(steps[0].unique().numel() > 40, "step: all images share their noise")
 
 
@@ -195,7 +195,8 @@ def check_sample_hands_eta_and_clip_to_every_step(student, module, process):
             seen.clear()
             got = module.sample(process, model, torch.ones(50, 1), [1, 4], eta, clip,
                                 torch.Generator().manual_seed(0))
-            demand((seen[1].std() > 0) == (eta > 0), f"sample with eta = {eta}: the noise of x_1 is"
-                   " that of another eta. Hand eta to every step.")
-            demand((got.max() <= 1) == clip, f"sample with clip={clip}: x_0 is {got.max():.3g}. "
+            # sigma is 0.31 for eta = 1; the deviation of 50 equal floats need not be 0
+            demand((seen[1].std() > 0.1) == (eta > 0), f"sample with eta = {eta}: the noise of x_1 "
+                   "is that of another eta. Hand eta to every step.")
+            demand((got.max() < 1.01) == clip, f"sample with clip={clip}: x_0 is {got.max():.3g}. "
                    "Hand clip to every step.")

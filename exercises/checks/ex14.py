@@ -1,7 +1,7 @@
 """14: interpolation."""
 import torch
 
-from .kit import demand, expect
+from .kit import demand, expect, same
 
 T = 6
 
@@ -74,13 +74,13 @@ def check_the_two_images_have_noise_of_their_own(student):
     eps = torch.cat([each.reshape(-1, 16) for each in process.eps])
     demand(len(eps) == 2, f"interpolate: {len(eps)} images were noised, not 2. Noise both once, "
            "and mix the results for every lambda.")
-    demand(not torch.equal(eps[0], eps[1]), "interpolate: both images got the same noise")
+    demand(not same(eps[0], eps[1]), "interpolate: both images got the same noise")
     eps = torch.cat([each.flatten() for each in mix(student, 3, [0.0], 100)[0].eps])
     expect(eps.std(), 1.0, "the deviation of the noise", [
         ("when eps is uniform in [0, 1]: rand instead of randn", 12 ** -0.5)], rtol=0.05)
     again, _ = mix(student, 3, [0.0])
-    demand(torch.equal(torch.cat([e.flatten() for e in again.eps]),
-                       torch.cat([e.flatten() for e in process.eps])),
+    demand(same(torch.cat([e.flatten() for e in again.eps]),
+                torch.cat([e.flatten() for e in process.eps])),
            "interpolate: the same generator gave other noise. Pass generator to torch.randn.")
 
 

@@ -40,13 +40,14 @@ def guard(scratch, hidden):
             return path == folder or path.startswith(folder + os.sep)
 
     allowed = os.path.dirname(scratch), *map(os.path.realpath, (sys.prefix, sys.base_prefix))
+    hidden = {*hidden} - {*allowed}
 
     def hook(event, args):
         if event.startswith(FORBIDDEN):
             raise PermissionError(f"not while it is graded: {event}")
-        if event in ("open", "os.listdir", "os.scandir") and not any(
-                below(args[0], folder) for folder in allowed):
-            if any(below(args[0], folder) for folder in hidden):
+        if event in ("open", "os.listdir", "os.scandir"):
+            around = [folder for folder in (*allowed, *hidden) if below(args[0], folder)]
+            if max(around, key=len, default=None) in hidden:     # the innermost decides
                 raise PermissionError(f"not while it is graded: reading {args[0]}")
         writes = event == "open" and args[2] & WRITING and not isinstance(args[0], int)
         for path in args[:1 if writes else 2] if writes or event.startswith(CHANGES) else ():
