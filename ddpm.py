@@ -143,8 +143,12 @@ class DDPM(nn.Module):
 
     # ---- Algorithm 1: training ----
 
+    def draw_t(self, B):
+        """Draw t ~ Uniform({1, ..., T}), (B,) int64, each its own.  Algorithm 1, line 3."""
+        return torch.randint(1, self.T + 1, (B,), device=self.beta.device)   # high is exclusive
+
     def loss(self, model, x_0, t=None, eps=None, reduction="mean"):
-        """Return L_simple on one batch.  Ho et al. 2020, Eq. 14 and Algorithm 1, lines 2 to 5.
+        """Return L_simple on one batch.  Ho et al. 2020, Eq. 14 and Algorithm 1, lines 3 to 5.
 
             L_simple = E_{t, x_0, eps} || eps - eps_theta(x_t, t) ||^2
             x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps
@@ -162,7 +166,7 @@ class DDPM(nn.Module):
             A scalar, or (B, C, H, W).
         """
         if t is None:
-            t = torch.randint(1, self.T + 1, (len(x_0),), device=x_0.device)  # high is exclusive
+            t = self.draw_t(len(x_0))
         if eps is None:
             eps = torch.randn_like(x_0)
         x_t = self.q_sample(x_0, t, eps)
@@ -230,15 +234,16 @@ class DDPM(nn.Module):
         yield 0, x_t, x_t
 
     def sample(self, model, shape, clip=True, generator=None):
-        """Draw x_0 ~ p_theta(x_0), Eq. 1: all of Algorithm 2.  Its arguments are p_sample's, and
+        """Draw x_0 ~ p_theta(x_0), Eq. 1: all of Algorithm 2.
 
         Args:
             shape: (B, C, H, W) of the images.
+            model, clip, generator: as for p_sample.
 
         Returns:
             (B, C, H, W) float images x_0.
         """
-        x_t = torch.randn(shape, generator=generator, device=self.beta.device)       # x_T
-        for t in range(self.T, 0, -1):
-            x_t = self.p_sample(model, x_t, t, clip, generator)
-        return x_t
+        x_T = torch.randn(shape, generator=generator, device=self.beta.device)
+        for t, x_t, _ in self.reverse_process(model, x_T, clip, generator):
+            if t == 0:
+                return x_t

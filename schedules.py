@@ -29,7 +29,8 @@ def linear_beta_schedule(T=1000, beta_1=1e-4, beta_T=0.02):
     Raises:
         ValueError: T is below 1.
     """
-    check(T)
+    if T < 1:
+        raise ValueError(f"T, the steps of the chain, must be at least 1, not {T}")
     return torch.linspace(beta_1, beta_T, T, dtype=torch.float64)
 
 
@@ -53,17 +54,13 @@ def cosine_beta_schedule(T=1000, s=0.008, beta_max=0.999):
     Raises:
         ValueError: T is below 1.
     """
-    check(T)
+    if T < 1:
+        raise ValueError(f"T, the steps of the chain, must be at least 1, not {T}")
     t = torch.arange(T + 1, dtype=torch.float64)                # 0, 1, ..., T
     f = torch.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
     alpha_bar = f / f[0]
     beta = 1 - alpha_bar[1:] / alpha_bar[:-1]
     return beta.clamp(max=beta_max)
-
-
-def check(T):
-    if T < 1:
-        raise ValueError(f"T counts the steps of the chain and must be at least 1, not {T}")
 
 
 SCHEDULES = {"linear": linear_beta_schedule, "cosine": cosine_beta_schedule}

@@ -10,6 +10,7 @@ Where it departs from the authors' code: t counts from 1 instead of 0; GroupNorm
 groups instead of 32, and of at least two channels, so that any C works; and the projections to q, k
 and v are one layer of 3C outputs instead of three of C.
 """
+import functools
 import math
 
 import torch
@@ -54,7 +55,7 @@ def group_norm(C):
 class Attention(nn.Module):
     """Self-attention over the H * W pixels, one head, added to its input.
 
-        softmax(q k^T / sqrt(C)) v,   a pixel a row (here: a column)
+        v softmax(q^T k / sqrt(C))^T,   a pixel a column
 
     Vaswani et al. 2017, "scaled dot-product attention".
     """
@@ -76,7 +77,7 @@ class Attention(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with the time added between; attention where the level has it."""
 
-    def __init__(self, C_in, C_out, emb_dim, dropout, attention):
+    def __init__(self, C_in, C_out, emb_dim, dropout=0.0, attention=False):
         super().__init__()
         self.norm1 = group_norm(C_in)
         self.conv1 = nn.Conv2d(C_in, C_out, 3, padding=1)
@@ -101,18 +102,12 @@ class ResidualBlock(nn.Module):
 class Downsample(nn.Conv2d):
     """H x W -> H/2 x W/2 by a convolution of stride 2."""
 
-    def __init__(self, C):
-        super().__init__(C, C, 3, stride=2)
-
     def forward(self, x, emb):
         return super().forward(F.pad(x, (0, 1, 0, 1)))      # right and bottom, as TensorFlow's SAME
 
 
 class Upsample(nn.Conv2d):
     """H x W -> 2H x 2W by nearest neighbour, then a convolution."""
-
-    def __init__(self, C):
-        super().__init__(C, C, 3, padding=1)
 
     def forward(self, x, emb):
         return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))
@@ -143,22 +138,19 @@ class UNet(nn.Module):
         self.divisor = 2 ** (len(channel_mults) - 1)
         self.check_size(image_size, image_size)
         emb_dim = 4 * channels
+        block = functools.partial(ResidualBlock, emb_dim=emb_dim, dropout=dropout)
         self.emb = nn.Sequential(nn.Linear(channels, emb_dim), nn.SiLU(),
                                  nn.Linear(emb_dim, emb_dim))
         self.conv_in = nn.Conv2d(image_channels, channels, 3, padding=1)
-
-        def block(C_in, C_out, attention):
-            return ResidualBlock(C_in, C_out, emb_dim, dropout, attention)
-
         self.down, self.mid, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         C, skips = channels, [channels]                      # channels of h, and of each skip
         for level, mult in enumerate(channel_mults):
             if level > 0:
-                self.down.append(Downsample(C))
+                self.down.append(Downsample(C, C, 3, stride=2))
                 skips.append(C)
             for _ in range(num_res_blocks):
                 attention = image_size // 2 ** level in attention_resolutions
-                self.down.append(block(C, channels * mult, attention))
+                self.down.append(block(C, channels * mult, attention=attention))
                 C = channels * mult
                 skips.append(C)
 
@@ -168,21 +160,26 @@ class UNet(nn.Module):
         for level, mult in reversed(list(enumerate(channel_mults))):
             for _ in range(num_res_blocks + 1):
                 attention = image_size // 2 ** level in attention_resolutions
-                self.up.append(block(C + skips.pop(), channels * mult, attention))
+                self.up.append(block(C + skips.pop(), channels * mult, attention=attention))
                 C = channels * mult
             if level > 0:
-                self.up.append(Upsample(C))
+                self.up.append(Upsample(C, C, 3, padding=1))
 
         self.norm_out = group_norm(C)
         self.conv_out = nn.Conv2d(C, image_channels, 3, padding=1)
         self.apply(initialise)
 
-    def forward(self, x_t, t):
+    def embed(self, t):
+        """Embed the times, (B, 4 * channels); overridden by a network that is told more than t."""
+        return self.emb(timestep_embedding(t, self.channels))
+
+    def forward(self, x_t, t, *condition):
         """Predict the noise in x_t.
 
         Args:
             x_t: (B, C, H, W) noisy images; H and W divisible by 2^(levels - 1).
             t: (B,) int64 times in 1..T.
+            condition: what `embed` of a subclass takes besides; here nothing.
 
         Returns:
             (B, C, H, W) eps_theta, zero before training.
@@ -193,7 +190,7 @@ class UNet(nn.Module):
         if x_t.dim() != 4:
             raise ValueError(f"x_t must be of shape (B, C, H, W), not {tuple(x_t.shape)}")
         self.check_size(*x_t.shape[2:])
-        emb = self.emb(timestep_embedding(t, self.channels))                 # (B, 4 * channels)
+        emb = self.embed(t, *condition)                                      # (B, 4 * channels)
         h = self.conv_in(x_t)
         skips = [h]
         for block in self.down:

@@ -31,7 +31,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sample import Parser, autocast, build, fast_bf16, integer, one_line_errors, pick_device
+from plumbing.cli import Parser, integer, one_line_errors
+from plumbing.device import autocast, fast_bf16, pick_device
+from sample import build
 from train import PRESETS, Config, L_simple, train, update_ema
 
 
@@ -40,7 +42,7 @@ class Ours:
 
     def __init__(self, config, compiled):
         self.precision, device = config.precision, pick_device(config.device)
-        self.ddpm, self.network = (part.to(device) for part in build(config.plain()))
+        self.ddpm, self.network = (part.to(device) for part in build(vars(config)))
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, fused=True)
         self.model = torch.compile(self.network, dynamic=False) if compiled else self.network
@@ -200,7 +202,7 @@ def peak_memory(device):
 
 def count_flops(config):
     """Count the floating-point operations of one image: (forward, forward and backward)."""
-    _, network = build(config.plain())
+    _, network = build(vars(config))
     H, t = config.image_size, torch.ones(1)
     x = torch.zeros(1, config.image_channels, H, H)
     counts = []
@@ -244,7 +246,7 @@ def loop_seconds(config, steps=125):
 
     with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()), \
             contextlib.suppress(Enough):
-        train(Config(**{**config.plain(), "out": out}), loss=loss)
+        train(Config(**{**vars(config), "out": out}), loss=loss)
     return (times[-1] - times[steps // 5]) / (len(times) - 1 - steps // 5)
 
 

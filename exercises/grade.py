@@ -28,10 +28,10 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from checkpoint import replacing
 from exercises import make
 from exercises.checks import run
-from sample import Parser, check_writable, file_name, integer, one_line_errors
+from plumbing.cli import Parser, check_writable, file_name, integer, one_line_errors
+from plumbing.files import replacing
 
 LARGEST = 2 ** 20                                    # bytes of a file that is taken
 LONGEST = 2000                                       # characters of a remark
@@ -65,7 +65,7 @@ def take(path, wanted):
 
     Args:
         path: of the folder or zip.
-        wanted: names of the files, as "papers/analytic.py".
+        wanted: names of the files, as "papers/kit/analytic.py".
 
     Returns:
         {name: source}, and a list of remarks on what is missing or cannot be read.

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from exercises.hint import TEXTS, sections
 from exercises.hunt import defects
-from sample import Parser, one_line_errors
+from plumbing.cli import Parser, one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("schedules.py", "ddpm.py", "unet.py", "data.py", "checkpoint.py", "parallel.py",
-           "train.py", "sample.py", "requirements.txt", "LICENSE")
+MODULES = ("schedules.py", "ddpm.py", "unet.py", "data.py", "train.py", "sample.py",
+           *sorted(f"plumbing/{path.name}" for path in (ROOT / "plumbing").glob("*.py")),
+           "requirements.txt", "LICENSE")
 VARIANTS = (0, 1, 2)
 PYPROJECT = """[tool.pytest.ini_options]
 testpaths = ["checks"]
@@ -154,18 +155,15 @@ def source_of(file, variant=0):
 # ---- handouts ----
 
 def papers_behind(files):
-    """Return these files and the papers and benchmarks they import, directly or not."""
+    """Return these files and those of papers/ that they import, directly or not."""
     found, todo = [], list(files)
     while todo:
         file = todo.pop()
         if file not in found:
             found.append(file)
-            modules = [name for node in ast.walk(ast.parse(source_of(file)))
-                       if isinstance(node, ast.ImportFrom) for name in (
-                           [f"papers.{alias.name}" for alias in node.names]
-                           if node.module == "papers" else [node.module or ""])]
-            todo += [f"{module.replace('.', '/')}.py" for module in modules
-                     if module.startswith(("papers.", "benchmarks."))]
+            names = [f"{node.module}.{alias.name}" for node in ast.walk(ast.parse(source_of(file)))
+                     if isinstance(node, ast.ImportFrom) for alias in node.names]
+            todo += [f"{locate(name)[0]}.py" for name in names if name.startswith("papers.")]
     return found
 
 
@@ -216,8 +214,8 @@ def make(chosen, out, solutions=False, variant=0):
     for file in {*MODULES, *files}:
         theirs = asked & overridden(file, variant)
         write(out / file, source_of(file, variant if theirs else 0))
-    for room in {file.split("/")[0] for file in files} & {"papers", "benchmarks"}:
-        write(out / room / "__init__.py", "")
+    for room in {room for file in files for room in Path(file).parents} - {Path(".")}:
+        write(out / room / "__init__.py", source_of(str(room / "__init__.py")))
     (out / "assets").mkdir()
     shutil.copy(ROOT / "assets" / "digits.pt", out / "assets")   # for sample.py and papers/
     if "papers/classifier_free_guidance.py" in files:

@@ -16,21 +16,20 @@ apart two images of one digit are.
 
 The paper's mu and Sigma = sigma_t^2 I are those of `DDPM.p_sample`, and its s is `scale`.
 """
-import sys
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import nn
 
 import data
-from benchmarks.recognise import check_readable, diversity, share_read_as, train_classifier
 from ddpm import at
-from papers.improved_ddpm import respace
-from papers.training import fit, load_fit, save_fit
-from sample import (SHIPPED, arguments, check_writable, file_name, grid, integer, load,
-                    newest_checkpoint, one_line_errors, pick_device, save_figure)
+from papers.kit.chain import first_noise, respace, walk
+from papers.kit.guidance import trade
+from papers.kit.judge import check_readable, train_classifier
+from papers.kit.program import finish, flags, held_out, program, start
+from papers.kit.training import ASSETS, fit, load_fit, save_fit
+from plumbing.cli import arguments, check_writable, file_name, integer
 from unet import Downsample, ResidualBlock, group_norm, initialise, timestep_embedding
 
 SAME = "data", "image_size", "image_channels", "T", "schedule"   # what a classifier is trained for
@@ -46,11 +45,12 @@ class Classifier(nn.Module):
         self.emb = nn.Sequential(nn.Linear(channels, emb_dim), nn.SiLU(),
                                  nn.Linear(emb_dim, emb_dim))
         self.conv_in = nn.Conv2d(image_channels, channels, 3, padding=1)
+        C, D, E = channels, 2 * channels, 4 * channels
         self.down = nn.ModuleList([
-            ResidualBlock(channels, channels, emb_dim, 0.0, attention=False), Downsample(channels),
-            ResidualBlock(channels, 2 * channels, emb_dim, 0.0, False), Downsample(2 * channels),
-            ResidualBlock(2 * channels, 4 * channels, emb_dim, 0.0, attention=True)])
-        self.norm, self.out = group_norm(4 * channels), nn.Linear(4 * channels, classes)
+            ResidualBlock(C, C, emb_dim), Downsample(C, C, 3, stride=2),
+            ResidualBlock(C, D, emb_dim), Downsample(D, D, 3, stride=2),
+            ResidualBlock(D, E, emb_dim, attention=True)])
+        self.norm, self.out = group_norm(E), nn.Linear(E, classes)
         self.apply(initialise)
 
     def forward(self, x_t, t):
@@ -65,7 +65,7 @@ class Classifier(nn.Module):
 def cross_entropy(ddpm):
     """Return a loss for `training.fit`: E -log p_phi(y | x_t, t), x_t by Eq. 4, t uniform."""
     def loss(log_p, x_0, y):
-        t = torch.randint(1, ddpm.T + 1, (len(x_0),), device=x_0.device)
+        t = ddpm.draw_t(len(x_0))
         return F.nll_loss(log_p(ddpm.q_sample(x_0, t, torch.randn_like(x_0)), t), y)
     return loss
 
@@ -117,10 +117,9 @@ def step(ddpm, model, log_p, y, x_t, t, scale=1.0, clip=True, generator=None):
 
 def sample(ddpm, model, log_p, y, x_T, scale=1.0, clip=True, generator=None):
     """Go from noise x_T, (B, ...), to images x_0 of classes y: Algorithm 1; the rest as `step`."""
-    x_t = x_T
-    for t in data.track(range(ddpm.T, 0, -1), f"Algorithm 1, s = {scale}, times"):
-        x_t = step(ddpm, model, log_p, y, x_t, t, scale, clip, generator)
-    return x_t
+    def guided_step(x_t, t):
+        return step(ddpm, model, log_p, y, x_t, t, scale, clip, generator)
+    return walk(guided_step, x_T, ddpm.T, f"Algorithm 1, s = {scale}")
 
 
 def guided(ddpm, model, log_p, y, scale=1.0):
@@ -158,89 +157,47 @@ def run_train(argv):
     parser.add_argument("--out", type=file_name(".pt"), default=Path("runs", "classifier.pt"),
                         help="where to write it (runs/classifier.pt)")
     args = parser.parse_args(argv)
-    device = pick_device(args.device)
-    config, ddpm, _ = load(args.checkpoint or newest_checkpoint(), device)
-    own = {name: config[name] for name in SAME}
-    source, H, C = list(own.values())[:3]
-    (x, y), (held_out, digit) = (data.load(source, H, C, split, config["data_dir"])
-                                 for split in ("train", "test"))
+    device, _, config, ddpm, _ = start(args)
+    x, y = data.load(*(config[name] for name in SAME[:3]), data_dir=config["data_dir"])
     if y is None:
-        raise ValueError(f"the images of {source} have no classes")
-    own["classes"] = y.max().item() + 1
+        raise ValueError(f"the images of {config['data']} have no classes")
+    own = {**{name: config[name] for name in SAME}, "classes": y.max().item() + 1}
     check_writable(args.out)
     torch.manual_seed(args.seed)
     log_p = fit(network(own).to(device), cross_entropy(ddpm), x, y, args.steps)
     save_fit(args.out, own, args.steps, log_p)
-    x_0, digit = data.to_model(held_out[:1000]).to(device), digit[:1000].to(device)
+    x, y = (part[:1000].to(device) for part in held_out(config))
+    x_0 = data.to_model(x)
     for t in [1, *(max(1, ddpm.T * k // 5) for k in range(1, 6))]:
         x_t = ddpm.q_sample(x_0, t, torch.randn_like(x_0))
-        right = log_p(x_t, torch.full_like(digit, t)).argmax(1) == digit
+        right = log_p(x_t, torch.full_like(y, t)).argmax(1) == y
         print(f"held-out images read right at t = {t}: {right.float().mean():.1%}")
     print(f"wrote {args.out}, {args.out.stat().st_size:,} bytes")
 
 
-def judge(net, x, y):
-    """Return the share of x that net reads as y, and how far two images of one y are apart."""
-    return share_read_as(net, x, y), diversity(x, y)
-
-
-def draw_figure(rows, values):
-    """Draw rows {"s = 1": (10, C, H, W)}, and values {"s = 1" or "held out": what judge gave}."""
-    figure = Figure(figsize=(13, 4.5), layout="constrained")
-    axes = figure.subplot_mosaic([["rows", "0"], ["rows", "1"]], width_ratios=(1.5, 1))
-    picture = grid(torch.cat(list(rows.values())), 10)
-    axes["rows"].imshow(picture, cmap="gray", vmin=0, vmax=255)
-    axes["rows"].set_yticks([picture.height / len(rows) * (i + 0.5) for i in range(len(rows))],
-                            list(rows))
-    axes["rows"].set(xticks=[], title="0 to 9 asked for, with scale s")
-    for i, title in enumerate(("share read as the digit asked for",
-                               "RMS distance of two images of one digit")):
-        axes[str(i)].plot(list(rows), [values[name][i] for name in rows], ".-")
-        axes[str(i)].axhline(values["held out"][i], color="grey", linestyle=":", label="held out")
-        axes[str(i)].set(title=title, ylim=(0, 1.2 * max(pair[i] for pair in values.values())))
-    axes["1"].legend(loc="lower right")
-    return figure
-
-
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
-    parser = arguments(__doc__)
-    parser.add_argument("--classifier", type=Path, default=SHIPPED.with_name("classifier.pt"),
+    parser = flags(__doc__, "classifier_guidance.png", 6, least=2, help="images of each digit")
+    parser.add_argument("--classifier", type=Path, default=ASSETS / "classifier.pt",
                         help="what train wrote (default: the one that ships)")
-    parser.add_argument("--n", type=integer(2), default=6, help="images of each digit (6)")
-    parser.add_argument("--out", type=file_name(".png"), default="classifier_guidance.png",
-                        help="the picture, a PNG (classifier_guidance.png)")
-    with one_line_errors("classifier_guidance.py"):
-        if argv[:1] == ["train"]:
-            run_train(argv[1:])
-        else:
-            run(parser.parse_args(argv))
+    program(parser, run, argv, run_train)
 
 
 def run(args):
-    device, checkpoint = pick_device(args.device), args.checkpoint or newest_checkpoint()
-    config, ddpm, model = load(checkpoint, device)
+    device, checkpoint, config, ddpm, model = start(args)
     check_readable(config, checkpoint)
     own, log_p = load_fit(args.classifier, device, network)
     if any(own.get(name) != config[name] for name in SAME):
         raise ValueError(f"{args.classifier} and {checkpoint} differ in one of {', '.join(SAME)}")
-    check_writable(args.out)
     print(f"{args.n} images of each digit at each scale by {checkpoint}, on {device}")
     H, y = config["image_size"], torch.arange(10, device=device).repeat(args.n)
     net, _ = train_classifier(H, device)
     chain, model = respace(ddpm, model, min(STEPS, ddpm.T))
     log_p = respace(ddpm, log_p, chain.T)[1]         # it too is told a time of the whole chain
-    held_out, digit = (part[:1000].to(device) for part in data.load("digits", H, 1, "test"))
-    rows, values = {}, {"held out": judge(net, data.to_model(held_out), digit)}
-    for scale in SCALES:
-        generator = torch.Generator(device).manual_seed(args.seed)
-        x_T = torch.randn(len(y), 1, H, H, generator=generator, device=device)
-        x_0 = sample(chain, model, log_p, y, x_T, scale, generator=generator).clamp(-1, 1)
-        rows[f"s = {scale}"], values[f"s = {scale}"] = x_0[:10], judge(net, x_0, y)
-    save_figure(draw_figure(rows, values), args.out)
-    print("Read as the digit asked for, and how far two of one digit are apart: " + "; ".join(
-        f"{name}, {share:.1%} and {apart:.3f}" for name, (share, apart) in values.items()))
-    print(f"wrote {args.out}")
+
+    def draw(s):
+        x_T, generator = first_noise(args.seed, (len(y), 1, H, H), device)
+        return sample(chain, model, log_p, y, x_T, s, generator=generator).clamp(-1, 1)
+    finish(trade(draw, SCALES, "s", y, net, *held_out(config)), args.out)
 
 
 if __name__ == "__main__":

@@ -19,32 +19,12 @@ import torch
 from matplotlib.figure import Figure
 
 import data
-from papers.analytic import eps_from_x_0
-from sample import (arguments, batch_size, check_writable, file_name, grid, integer, load,
-                    newest_checkpoint, one_line_errors, pick_device, save_figure)
-
-
-def subsequence(T, steps):
-    """Choose the times tau_1 < ... < tau_S to visit.  Song et al. 2020, appendix D.2.
-
-        tau_i = floor(c i)   with c = T / S
-
-    This is the paper's "linear" choice.  The paper asks for some c that makes tau_S close to T;
-    with this c it is T itself.
-
-    Args:
-        T: length of the chain.
-        steps: S, an int in 1..T; T takes every time.
-
-    Returns:
-        List of S increasing ints in 1..T, the last of them T.
-
-    Raises:
-        ValueError: steps is not in 1..T.
-    """
-    if not 1 <= steps <= T:
-        raise ValueError(f"a chain of T = {T} can be walked in 1..{T} steps, not in {steps}")
-    return [T * i // steps for i in range(1, steps + 1)]
+from papers.kit.analytic import eps_from_x_0
+from papers.kit.chain import ask, first_noise, horizon, noise_like, subsequence
+from papers.kit.judge import nearest, rms
+from papers.kit.program import (counted, finish, flags, held_out, program, show, show_lines,
+                                show_rows, shuffled, start)
+from sample import batch_size
 
 
 @torch.no_grad()
@@ -68,7 +48,7 @@ def step(ddpm, model, x_t, t, s, eta=0.0, clip=True, generator=None):
         eta: in [0, 1]; 0 is deterministic, and 1 with s = t - 1 a step of Algorithm 2 with
             sigma_t^2 = beta_tilde_t, clipped or not.
         clip: clip x_0_hat to [-1, 1].
-        generator: torch.Generator on the device of x_t; z is one torch.randn of the shape of x_t.
+        generator: torch.Generator on the device of x_t; z is one `noise_like(x_t, generator)`.
 
     Returns:
         (B, C, H, W) images x_s.
@@ -86,9 +66,8 @@ def step(ddpm, model, x_t, t, s, eta=0.0, clip=True, generator=None):
     # 1 - alpha_bar_t / alpha_bar_s, but without the cancellation, which would cost 1e-3 of it.
     beta = -torch.log1p(-ddpm.beta[s + 1:t + 1]).sum().expm1()
     sigma = eta * (one_minus_alpha_bar[s] / one_minus_alpha_bar[t] * beta).sqrt()
-    z = torch.randn(x_t.shape, generator=generator, device=x_t.device, dtype=x_t.dtype)
     direction = (one_minus_alpha_bar[s] - sigma ** 2).clamp(min=0).sqrt() * eps    # -1e-9 is 0
-    return alpha_bar[s].sqrt() * x_0_hat + direction + sigma * z
+    return alpha_bar[s].sqrt() * x_0_hat + direction + sigma * noise_like(x_t, generator)
 
 
 def sample(ddpm, model, x_T, times, eta=0.0, clip=True, generator=None):
@@ -144,8 +123,7 @@ def encode(ddpm, model, x_0, times):
     """
     x_t = x_0
     for s, t in jumps(ddpm, times):
-        known = max(s, 1)                            # the network was never asked about t = 0
-        eps_theta = model(x_t, torch.full((len(x_t),), known, device=x_t.device))
+        eps_theta = ask(model, x_t, max(s, 1))       # the network was never asked about t = 0
         x_t = ddpm.q_sample(ddpm.predict_x_0(x_t, s, eps_theta), t, eps_theta)
     return x_t
 
@@ -170,38 +148,6 @@ def slerp(x, y, weight):
 
 # ---- the picture ----
 
-def horizon(ddpm):
-    """Return the last time with alpha_bar_t >= 0.005, from where an unclipped chain can start.
-
-    Later x_t says next to nothing of x_0, but x_0_hat multiplies what is wrong in eps_theta: at T
-    by 157 (linear) or 20,291 (cosine), and not by 14 at most.
-    """
-    return max(1, int((ddpm.alpha_bar >= 0.005).nonzero().max()))
-
-
-def counted(model, total):
-    """Return the model, with a line of progress towards `total` evaluations."""
-    ticks = data.track(range(total), "evaluations of the network")
-    next(ticks)
-
-    def ask(x_t, t):
-        eps_theta = model(x_t, t)
-        next(ticks, None)
-        return eps_theta
-    return ask
-
-
-def rms(x):
-    return x.square().mean().sqrt().item()
-
-
-def nearest(x, others):
-    """Return the mean, over the images x, of the RMS distance to the nearest of others (uint8)."""
-    x = x.flatten(1)
-    parts = [torch.cdist(x, data.to_model(part).flatten(1)).amin(1) for part in others.split(500)]
-    return torch.stack(parts).amin(0).mean().item() / x.shape[1] ** 0.5
-
-
 def reconstruct(ddpm, model, x_0, times):
     """Encode and decode; return the mean squared error of pixels in 0..1, as in Table 2."""
     back = sample(ddpm, model, encode(ddpm, model, x_0, times), times, clip=False)
@@ -209,87 +155,58 @@ def reconstruct(ddpm, model, x_0, times):
 
 
 def draw_figure(samples, mixed, panels):
-    """Draw samples {eta: {steps: images}}, mixed images, panels {title: {label: {steps: y}}}."""
+    """Draw samples {label: {steps: images}}, mixed images, panels {title: {label: {steps: y}}}."""
     figure = Figure(figsize=(15, 7), layout="constrained")
-    axes = figure.subplot_mosaic([["0", "1", "a"], ["0", "1", "b"], ["line", "line", "c"]],
+    axes = figure.subplot_mosaic([[*samples, "a"], [*samples, "b"], ["line", "line", "c"]],
                                  width_ratios=(1, 1, 0.9), height_ratios=(1, 1, 0.8))
-    for eta, rows in samples.items():
-        x = torch.stack(list(rows.values()))[:, :8]
-        picture = grid(x.flatten(0, 1), x.shape[1])
-        row = picture.height / len(rows)
-        axes[str(eta)].imshow(picture, cmap="gray", vmin=0, vmax=255)
-        axes[str(eta)].set_yticks([row * (i + 0.5) for i in range(len(rows))], list(rows))
-        axes[str(eta)].set(title=f"eta = {eta}, from the same x_T", xticks=[], ylabel="steps")
-    axes["line"].imshow(grid(mixed, len(mixed)), cmap="gray", vmin=0, vmax=255)
-    axes["line"].set(xticks=[], yticks=[],
-                     title="eta = 0, between the x_T of the first and the last column")
+    for label, rows in samples.items():
+        show_rows(axes[label], rows, f"{label}, from the same x_T: steps", most=8)
+    show(axes["line"], mixed, len(mixed), "eta = 0, between the x_T of the first and last column")
     for name, (title, lines) in zip("abc", panels.items(), strict=True):
-        for label, values in lines.items():
-            axes[name].loglog(list(values), list(values.values()), marker=".", label=label)
-        axes[name].set_title(title, fontsize=9)
-        axes[name].set_xlabel("steps", fontsize=9)
-        axes[name].grid(alpha=0.3, which="both")
-        axes[name].margins(y=0.3)                    # room for the legend
-        axes[name].legend(fontsize=8, ncols=3, loc="upper right")
+        show_lines(axes[name], lines, title, "steps")
     return figure
 
 
-def main(argv=None):
-    parser = arguments(__doc__)
-    parser.add_argument("--data", help="held-out images to encode and to compare with (default: of "
-                        "what the network was trained on)")
-    parser.add_argument("--n", type=integer(1), default=32,
-                        help="number of samples, cut to one batch where images are large (32)")
-    parser.add_argument("--out", type=file_name(".png"), default="ddim.png",
-                        help="the picture, a PNG (ddim.png)")
-    args = parser.parse_args(argv)
-    with one_line_errors("ddim.py"):
-        run(args)
-
-
 def run(args):
-    device, checkpoint = pick_device(args.device), args.checkpoint or newest_checkpoint()
-    config, ddpm, model = load(checkpoint, device)
-    name, C, H = args.data or config["data"], config["image_channels"], config["image_size"]
-    x, _ = data.load(name, H, C, "test", config["data_dir"])
-    if len(x) < 2:
-        raise ValueError(f"{name} has one image, and there must be others to compare it with")
-    check_writable(args.out)
-    T, n, end = ddpm.T, min(args.n, batch_size(H)), horizon(ddpm)
+    device, checkpoint, config, ddpm, model = start(args)
+    x, _ = held_out(config, args.data, least=2)
+    C, H, T = config["image_channels"], config["image_size"], ddpm.T
+    n, end = min(args.n, batch_size(H)), horizon(ddpm)
     steps = sorted({max(1, T // share) for share in (200, 100, 50, 20, 10, 5, 1)})   # 5..1000
     few, middle = steps[len(steps) // 3], steps[len(steps) // 2]                     # 20, 50
     model = counted(model, 2 * sum(steps) + 2 * sum(min(S, end) for S in steps) + middle)
     print(f"{n} samples of {checkpoint}, T = {T}, on {device}")
-
-    generator = torch.Generator(device).manual_seed(args.seed)
-    x_T = torch.randn(n, C, H, H, generator=generator, device=device)
-    samples = {eta: {S: sample(ddpm, model, x_T, subsequence(T, S), eta, generator=generator).cpu()
-                     for S in steps} for eta in (0, 1)}
+    x_T, generator = first_noise(args.seed, (n, C, H, H), device)
+    samples = {f"eta = {eta}": {
+        S: sample(ddpm, model, x_T, subsequence(T, S), eta, generator=generator).cpu()
+        for S in steps} for eta in (0, 1)}
     weights = torch.linspace(0, 1, min(11, batch_size(H))).tolist()
     mixed = torch.cat([slerp(x_T[:1], x_T[:8][-1:], weight) for weight in weights])
     mixed = sample(ddpm, model, mixed, subsequence(T, middle))
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(args.seed))
-    known = min(n, 16, len(x) // 2)
+    order, known = shuffled(len(x), args.seed), min(n, 16, len(x) // 2)
     x_0, others = data.to_model(x[order[:known]]), x[order[known:10_000]]
     errors = {S: reconstruct(ddpm, model, x_0.to(device), subsequence(end, min(S, end)))
               for S in steps}
 
-    quality = {f"eta = {eta}": {S: nearest(x, others) for S, x in rows.items()}
-               for eta, rows in samples.items()}
+    quality = {eta: {S: nearest(x, others) for S, x in row.items()} for eta, row in samples.items()}
     quality["held-out images"] = dict.fromkeys(steps, nearest(x_0, others))
-    apart = {f"eta = {eta}": {S: rms(x - rows[T]) for S, x in rows.items() if S < T}
-             for eta, rows in samples.items()}
-    save_figure(draw_figure(samples, mixed, {
+    apart = {eta: {S: rms(x - row[T]) for S, x in row.items() if S < T}
+             for eta, row in samples.items()}
+    eta_0, eta_1 = (line.get(few, 0) for line in apart.values())
+    finish(draw_figure(samples, mixed, {
         "quality: RMS distance to the nearest held-out image": quality,
         f"consistency: RMS distance to the sample of {T} steps": apart,
         "reconstruction: mean squared error of pixels in 0..1": {
-            f"encoded up to t = {end} and decoded": errors}}), args.out)
-    eta_0, eta_1 = (lines.get(few, 0) for lines in apart.values())
-    print(f"From the same x_T, {few} and {T} steps end at an RMS distance of {eta_0:.3f} with "
-          f"eta = 0 and of {eta_1:.3f} with eta = 1; held-out images encoded and decoded in {few} "
-          f"steps come back with a mean squared error of {errors[few]:.1e}, in {min(T, end)} of "
-          f"{errors[T]:.1e}")
-    print(f"wrote {args.out}")
+            f"encoded up to t = {end} and decoded": errors}}), args.out,
+        f"{few} and {T} steps from one x_T end at an RMS distance of {eta_0:.3f} with eta = 0, "
+        f"{eta_1:.3f} with eta = 1; held-out images encoded and decoded in {few} steps come back "
+        f"with a mean squared error of {errors[few]:.1e}, in {min(T, end)} of {errors[T]:.1e}")
+
+
+def main(argv=None):
+    parser = flags(__doc__, "ddim.png", 32, help="number of samples, at most one batch")
+    parser.add_argument("--data", help="held-out images (default: of what it was trained on)")
+    program(parser, run, argv)
 
 
 if __name__ == "__main__":

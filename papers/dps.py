@@ -3,7 +3,7 @@
 Chung et al. 2023, "Diffusion Posterior Sampling for General Noisy Inverse Problems" (DPS,
 arXiv:2209.14687), Eq. 10, 11 and 16, Algorithm 1, appendices C.2 and D.1.
 
-    python -m papers.dps [--checkpoint F] [--n 8] [--steps 250]
+    python -m papers.dps [--checkpoint F] [--n 8] [--steps 250]          the paper takes 1000 steps
 
 Given y = A(x_0) + noise and a network that knows p(x_0), we want x_0 ~ p(x_0 | y).  The score of
 p(x_t | y) is that of p(x_t), which the network has, plus grad log p(y | x_t), which nobody has; DPS
@@ -20,15 +20,15 @@ import math
 
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 
 import data
-from ddpm import DDPM, at
-from papers.ddim import rms
-from papers.improved_ddpm import respace
+from ddpm import DDPM
+from papers.kit.analytic import Gaussian
+from papers.kit.chain import respace, walk
+from papers.kit.judge import psnr, rms
+from papers.kit.program import draw_panels, finish, flags, held_out, program, start, steps_of
 from papers.repaint import inpaint
-from sample import (arguments, batch_size, check_writable, file_name, grid, integer, load,
-                    newest_checkpoint, one_line_errors, pick_device, save_figure)
+from sample import batch_size
 from schedules import cosine_beta_schedule
 
 NOISE = 0.05                                         # sigma of the paper's measurements, sec. 4
@@ -39,7 +39,11 @@ def guide(ddpm, model, y, A, x_t, t, clip=True):
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_()
         x_0_hat = ddpm.estimate_x_0(model, x_t, t, clip)
-        norm = (y - A(x_0_hat)).flatten(1).norm(dim=1)           # of each image its own
+        measured = A(x_0_hat)
+        if y.shape != measured.shape:                # what broadcasts would be silently wrong
+            raise ValueError(f"y must be of the shape that A makes, {tuple(measured.shape)}, not "
+                             f"{tuple(y.shape)}")
+        norm = (y - measured).flatten(1).norm(dim=1)             # of each image its own
         gradient, = torch.autograd.grad(norm.sum(), x_t)
     return x_0_hat.detach(), 2 * gradient
 
@@ -62,12 +66,15 @@ def sample(ddpm, model, y, A, x_T, zeta=1.0, clip=True, generator=None):
 
     Returns:
         (B, C, H, W) float images x_0.
+
+    Raises:
+        ValueError: y has another shape than what A makes.
     """
-    x_t = x_T
-    for t in data.track(range(ddpm.T, 0, -1), "posterior sampling, times"):
+    def step(x_t, t):
         x_0_hat, gradient = guide(ddpm, model, y, A, x_t, t, clip)
-        x_t = ddpm.posterior_sample(x_0_hat, x_t, t, generator) - zeta * gradient
-    return x_t
+        return ddpm.posterior_sample(x_0_hat, x_t, t, generator) - zeta * gradient
+
+    return walk(step, x_T, ddpm.T, "posterior sampling")
 
 
 # ---- measurements ----
@@ -108,40 +115,7 @@ def back_project(A, y, shape):
     return c.reshape(-1, *[1] * len(shape)) * back
 
 
-def psnr(x, y):
-    """Return the peak signal-to-noise ratio of images in [-1, 1], (B,) dB: 10 log10(2^2 / MSE)."""
-    return 10 * torch.log10(4 / ((x - y) ** 2).flatten(1).mean(1))
-
-
 # ---- where the posterior is known ----
-
-class Gaussian:
-    """Data x_0 ~ N(m, C) with correlated pixels, and the perfect network for it.
-
-        eps* = sqrt(1 - alpha_bar_t) V^-1 (x_t - sqrt(alpha_bar_t) m)
-        V = alpha_bar_t C + (1 - alpha_bar_t) I
-    """
-
-    def __init__(self, ddpm, m, C):
-        """Take m, (D,), and C, (D, D), in the dtype of all that comes."""
-        self.ddpm, self.m, self.C = ddpm, m, C
-        self.variances, self.axes = torch.linalg.eigh(C)
-
-    def __call__(self, x_t, t):
-        """Return eps*, (B, D)."""
-        a, b = (at(c, t, x_t) for c in (self.ddpm.alpha_bar, self.ddpm.one_minus_alpha_bar))
-        along = (x_t - a.sqrt() * self.m) @ self.axes
-        return b.sqrt() * along / (a * self.variances + b) @ self.axes.T
-
-    def posterior(self, A, y, s):
-        """Return mean (..., D) and covariance of x_0, given y = A x_0 + N(0, s^2 I), (..., M).
-
-            m + G (y - A m)  and  C - G A C,   G = C A^T (A C A^T + s^2 I)^-1
-        """
-        noise = s ** 2 * torch.eye(len(A), dtype=A.dtype)
-        G = torch.linalg.solve(A @ self.C @ A.T + noise, A @ self.C).T
-        return self.m + (y - A @ self.m) @ G.T, self.C - G @ A @ self.C
-
 
 def compare(n, seed):
     """Draw n times for each of 8 images of 8 correlated pixels, of which 4 are measured exactly.
@@ -190,43 +164,21 @@ def operators(shape, generator):
             "random directions": random_map(shape, min(H * W // 4, 1024), generator)}
 
 
-def draw_figure(panels):
-    """Draw {title: {label: (n, C, H, W)}}: a panel each, with a row of images for each label."""
-    figure = Figure(figsize=(14, 7), layout="constrained")
-    for axes, (title, rows) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
-        x = torch.stack(list(rows.values()))
-        picture = grid(x.flatten(0, 1), x.shape[1])
-        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes.set_yticks([picture.height / len(x) * (k + 0.5) for k in range(len(x))], list(rows))
-        axes.set(title=title, xticks=[])
-    return figure
-
-
 def main(argv=None):
-    parser = arguments(__doc__)
-    parser.add_argument("--n", type=integer(1), default=8, help="number of images (8)")
-    parser.add_argument("--steps", type=integer(1), default=250,
-                        help="steps of the chain, at most T (250; the paper: 1000)")
-    parser.add_argument("--out", type=file_name(".png"), default="dps.png",
-                        help="the picture, a PNG (dps.png)")
-    args = parser.parse_args(argv)
-    with one_line_errors("dps.py"):
-        run(args)
+    program(flags(__doc__, "dps.png", 8, help="number of images", steps=250), run, argv)
 
 
 def run(args):
-    device, checkpoint = pick_device(args.device), args.checkpoint or newest_checkpoint()
-    config, ddpm, model = load(checkpoint, device)
-    H = config["image_size"]
-    x, _ = data.load(config["data"], H, config["image_channels"], "test", config["data_dir"])
+    device, checkpoint, config, ddpm, model = start(args)
+    H, steps = config["image_size"], steps_of(args, ddpm.T)
+    x, _ = held_out(config)
     if H % 4:
         raise ValueError(f"images of {H} x {H} pixels do not part into squares of 4 x 4")
-    check_writable(args.out)
     generator = torch.Generator().manual_seed(args.seed)
     chosen = torch.randperm(len(x), generator=generator)[:min(args.n, max(1, batch_size(H) // 4))]
     x_0, panels, found = data.to_model(x[chosen]), {}, []
-    chain = respace(ddpm, model, min(args.steps, ddpm.T))
-    print(f"{len(x_0)} images, by {checkpoint} in {chain[0].T} steps, on {device}")
+    chain = respace(ddpm, model, steps)
+    print(f"{len(x_0)} images, by {checkpoint} in {steps} steps, on {device}")
     for name, A in operators(x_0.shape[1:], generator).items():
         y = A(x_0)
         y = y + NOISE * torch.randn(y.shape, generator=generator)
@@ -239,12 +191,11 @@ def run(args):
         dB = {label: psnr(row.clamp(-1, 1), x_0).mean() for label, row in rows.items()}
         panels[name] = {"x_0": x_0, **rows}
         found.append(f"{name}: " + ", ".join(f"{label} {each:.1f}" for label, each in dB.items()))
-    save_figure(draw_figure(panels), args.out)
     print("PSNR in dB, of " + "; of ".join(found))
     print(f"\n{'a posterior that is known':26}{'mean':>8}{'covariance':>12}{'measured':>10}")
     for way, errors in compare(1000, args.seed).items():
         print(f"{way:26}{errors[0]:8.3f}{errors[1]:12.3f}{errors[2]:10.3f}")
-    print(f"wrote {args.out}")
+    finish(draw_panels(panels, (2, 2), (14, 7), most=None), args.out)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,10 @@ import io
 import time
 from pathlib import Path
 
-from checkpoint import replacing
-from sample import SHIPPED, Parser, integer, one_line_errors
+from papers.kit.program import program
+from plumbing.cli import Parser, integer
+from plumbing.files import replacing
+from sample import SHIPPED
 
 CORE = "--checkpoint assets/digits.pt"
 COMMANDS = {                                         # of each program, but for --seed and --out
@@ -72,25 +74,26 @@ def make(name, options, seed, folder):
                         output=html.escape(printed.getvalue()), picture=picture), good
 
 
+def run(args):
+    entries, bad = [], []
+    for name in args.only or COMMANDS:
+        print(f"{name}: papers/{name}.py", flush=True)
+        entry, good = make(name, COMMANDS[name], args.seed, args.folder)
+        entries.append(entry)
+        bad += [] if good else [name]
+        with replacing(args.folder / "index.html") as tmp:
+            tmp.write_text(PAGE.format("\n".join(entries)), encoding="utf-8")
+    if bad:
+        raise OSError(f"no picture of {', '.join(bad)}: above it says why")
+    print(f"wrote {args.folder / 'index.html'}")
+
+
 def main(argv=None):
     parser = Parser(__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("gallery"),
-                        help="for the pictures and index.html (gallery)")
+    parser.add_argument("--folder", type=Path, default=Path("gallery"), help="(gallery)")
     parser.add_argument("--only", nargs="+", choices=tuple(COMMANDS), help="these papers")
     parser.add_argument("--seed", type=integer(0), default=0, help="of every program (0)")
-    args = parser.parse_args(argv)
-    with one_line_errors("gallery.py"):
-        entries, bad = [], []
-        for name in args.only or COMMANDS:
-            print(f"{name}: papers/{name}.py", flush=True)
-            entry, good = make(name, COMMANDS[name], args.seed, args.folder)
-            entries.append(entry)
-            bad += [] if good else [name]
-            with replacing(args.folder / "index.html") as tmp:
-                tmp.write_text(PAGE.format("\n".join(entries)), encoding="utf-8")
-        if bad:
-            raise OSError(f"no picture of {', '.join(bad)}: above it says why")
-        print(f"wrote {args.folder / 'index.html'}")
+    program(parser, run, argv)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,12 @@ and with the fixed variances, the latter under the network of --simple if that i
 of several lengths; and it draws the terms of the bound, v, and samples.
 
 The letters are the paper's, but its L_t is of t = 0..T-1 and ours, L_{t-1}, of 1..T.  Its cosine
-schedule, Eq. 17, is in schedules.py.  These are from the authors' code: L_simple is a mean over
-pixels and L_vlb in bits/dim, where lambda = 0.001 weighs the one against the other; the network
-puts out 2v - 1, so that v starts at 1/2; beta_tilde_2 stands for beta_tilde_1 = 0, which has no
-logarithm; p_t of sec. 3.3 has a uniform part of 0.001.
+schedule, Eq. 17, is in schedules.py.  From the authors' code: L_simple is a mean over pixels and
+L_vlb in bits/dim, where lambda = 0.001 weighs the one against the other; the network puts out
+2v - 1, so that v starts at 1/2; beta_tilde_2 stands for beta_tilde_1 = 0; p_t has a uniform part.
 """
+import functools
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,15 +26,17 @@ from torch import nn
 
 import data
 import train
-from ddpm import DDPM, at
-from papers.training import ASSETS, load_eps, train_eps
-from papers.variational_bound import decoder_nll, kl, send
-from sample import (NETWORK, arguments, batch_size, check_writable, file_name, grid,
-                    integer, load, one_line_errors, pick_device, save_figure)
+from ddpm import at
+from papers.kit.chain import ask, noise_like, respace, walk
+from papers.kit.program import (chosen, finish, flags, held_out, program, show_lines,
+                                show_rows, start, with_error)
+from papers.kit.training import ASSETS, load_eps, train_eps
+from papers.variational_bound import positive_beta_tilde, prior_term, send, term
+from plumbing.cli import track
+from plumbing.flags import arg
+from sample import batch_size, load
 from unet import UNet
 
-SHIPPED = ASSETS / "improved.pt"
-LAMBDA = 0.001                                       # sec. 3.1
 STEPS = 25, 50, 100                                  # of the shorter chains in the picture
 
 
@@ -49,16 +50,16 @@ class VarianceUNet(UNet):
         super().__init__(*args, **kwargs)
         C_in, C_out = self.conv_out.in_channels, 2 * self.conv_out.out_channels
         self.conv_out = nn.Conv2d(C_in, C_out, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        for weight in self.conv_out.parameters():
+            nn.init.zeros_(weight)
 
     def forward(self, x_t, t, variance=False):
         eps_theta, output = super().forward(x_t, t).chunk(2, dim=1)
         return (eps_theta.float(), (1 + output.float()) / 2) if variance else eps_theta
 
 
-def log_variance(ddpm, v, t):
-    """Return log Sigma_theta(x_t, t), of each pixel its own.  Nichol & Dhariwal 2021, Eq. 15.
+def Sigma_theta(ddpm, v, t):
+    """Return the variance Sigma_theta(x_t, t), of each pixel its own.  Eq. 15.
 
         Sigma_theta = exp(v log beta_t + (1 - v) log beta_tilde_t)
 
@@ -70,30 +71,8 @@ def log_variance(ddpm, v, t):
     Returns:
         (B, C, H, W).
     """
-    beta_tilde = ddpm.beta_tilde.clone()
-    beta_tilde[1] = beta_tilde[2] if ddpm.T > 1 else ddpm.beta[1]
-    return v * at(ddpm.beta, t, v).log() + (1 - v) * at(beta_tilde, t, v).log()
-
-
-def term(ddpm, x_0, x_t, t, x_0_hat, v):
-    """Return L_{t-1} of each image: Ho et al. 2020, Eq. 8, or Eq. 13 where t = 1.
-
-    Args:
-        ddpm: DDPM.
-        x_0: (B, C, H, W) float images with the values of `decoder_nll`.
-        x_t, x_0_hat, v: (B, C, H, W); gradients reach the last two.
-        t: (B,) int64 times in 1..T.
-
-    Returns:
-        (B,) float32 bits/dim.
-    """
-    mean_q, mean_p = (ddpm.posterior_mean(x, x_t, t) for x in (x_0, x_0_hat))
-    log_p = log_variance(ddpm, v, t)
-    log_ratio = log_variance(ddpm, torch.zeros_like(v), t) - log_p           # of q's to p's
-    nats = (log_ratio.expm1() - log_ratio + (mean_q - mean_p) ** 2 / log_p.exp()) / 2
-    last = t == 1
-    L_0 = decoder_nll(x_0[last], mean_p[last], (log_p[last] / 2).exp().cpu().double())
-    return nats.index_put((last,), L_0.to(nats)).flatten(1).mean(1) / math.log(2)
+    beta_tilde = positive_beta_tilde(ddpm)
+    return (v * at(ddpm.beta, t, v).log() + (1 - v) * at(beta_tilde, t, v).log()).exp()
 
 
 # ---- two losses, as train.train takes them (see train.L_simple) ----
@@ -104,13 +83,14 @@ def L_hybrid(ddpm, model, x_0, labels):
     No gradient of L_vlb reaches mu_theta, and x_0_hat is not clipped.  One of its terms, times T,
     stands for their sum.
     """
-    t = torch.randint(1, ddpm.T + 1, (len(x_0),), device=x_0.device)         # high is exclusive
+    t = ddpm.draw_t(len(x_0))
     eps = torch.randn_like(x_0)
     x_t = ddpm.q_sample(x_0, t, eps)
     eps_theta, v = model(x_t, t, variance=True)
     L_simple = ((eps - eps_theta) ** 2).flatten(1).mean(1)
     x_0_hat = ddpm.predict_x_0(x_t, t, eps_theta.detach())
-    return L_simple + LAMBDA * ddpm.T * term(ddpm, x_0, x_t, t, x_0_hat, v), t
+    L_t = term(ddpm, x_0, x_t, t, x_0_hat, Sigma_theta(ddpm, v, t))
+    return L_simple + 0.001 * ddpm.T * L_t, t                                # lambda of sec. 3.1
 
 
 class L_vlb:
@@ -140,7 +120,8 @@ class L_vlb:
         t = (row + 1).to(x_0.device)
         x_t = ddpm.q_sample(x_0, t, torch.randn_like(x_0))
         eps_theta, v = model(x_t, t, variance=True)
-        losses = term(ddpm, x_0, x_t, t, ddpm.predict_x_0(x_t, t, eps_theta), v)
+        x_0_hat = ddpm.predict_x_0(x_t, t, eps_theta)
+        losses = term(ddpm, x_0, x_t, t, x_0_hat, Sigma_theta(ddpm, v, t))
         for i, loss in zip(row.tolist(), losses.tolist(), strict=True):
             self.values[i, self.count[i] % self.values.shape[1]] = loss
             self.count[i] += 1
@@ -154,59 +135,32 @@ def fixed(model, v):
     return lambda x_t, t, variance: (model(x_t, t), torch.full_like(x_t, v))
 
 
-def respace(ddpm, model, steps):
-    """Return a chain of fewer steps, and any model as its model.  Nichol & Dhariwal 2021, sec. 4.
-
-        beta_{S_t} = 1 - alpha_bar_{S_t} / alpha_bar_{S_{t-1}}
-
-    S_1, ..., S_K are K evenly spaced numbers from 1 to T, rounded (for K = 1 it is T).  Beta_tilde,
-    and so Sigma_theta, follow from beta: v need not be learned again.
-
-    Args:
-        ddpm, model: the process and a model of it.
-        steps: K, an int in 1..T.
-
-    Raises:
-        ValueError: steps is not in 1..T.
-    """
-    if not 1 <= steps <= ddpm.T:
-        raise ValueError(f"of {ddpm.T} steps 1 to {ddpm.T} can be taken, not {steps}")
-    S = torch.linspace(ddpm.T, 1, steps, dtype=torch.float64).round().long().flip(0)
-    S = torch.cat([torch.zeros_like(S[:1]), S])                              # S_0 = 0
-    log_alpha_bar = torch.log1p(-ddpm.beta.cpu().double()).cumsum(0)
-    beta = -torch.expm1(log_alpha_bar[S].diff())     # the formula, without its cancellation
-    S = S.to(ddpm.beta.device)
-    chain = DDPM(beta, ddpm.variance).to(S.device)
-    return chain, lambda x_t, t, **kwargs: model(x_t, S[t], **kwargs)
-
-
 def estimate(ddpm, model, x_t, t, clip):
     """Return x_0_hat, as DDPM.estimate_x_0 does, and v."""
-    eps_theta, v = model(x_t, torch.full((len(x_t),), t, device=x_t.device), variance=True)
+    eps_theta, v = ask(model, x_t, t, variance=True)
     return ddpm.estimate_x_0(lambda *_: eps_theta, x_t, t, clip), v
 
 
-@torch.no_grad()
 def sample(ddpm, model, x_T, steps, clip=True, generator=None):
     """Draw x_0 by `steps` steps of Algorithm 2 with sigma_t^2 = Sigma_theta(x_t, t).
 
     Args:
-        ddpm: DDPM, the whole chain.
+        ddpm: DDPM, the whole chain; steps: an int in 1..T.
         model: called as model(x_t, t, variance=True), returns eps_theta and v.
         x_T: (B, C, H, W) noise.
-        steps: an int in 1..T.
         clip, generator: as for `DDPM.p_sample`.
 
     Returns:
         (B, C, H, W) float images x_0.
     """
-    ddpm, model = respace(ddpm, model, steps)
-    x_t = x_T
-    for t in data.track(range(ddpm.T, 0, -1), f"sampling in {steps} steps, times"):
-        x_0_hat, v = estimate(ddpm, model, x_t, t, clip)
-        z = torch.randn(x_t.shape, generator=generator, device=x_t.device) if t > 1 else 0
-        x_t = ddpm.posterior_mean(x_0_hat, x_t, t) + (log_variance(ddpm, v, t) / 2).exp() * z
-    return x_t
+    chain, model = respace(ddpm, model, steps)
+
+    def step(x_t, t):
+        x_0_hat, v = estimate(chain, model, x_t, t, clip)
+        z = noise_like(x_t, generator) if t > 1 else 0
+        return chain.posterior_mean(x_0_hat, x_t, t) + Sigma_theta(chain, v, t).sqrt() * z
+
+    return walk(step, x_T, steps, f"sampling in {steps} steps")
 
 
 @torch.no_grad()
@@ -221,120 +175,77 @@ def bound(ddpm, model, x_0, clip=True, generator=None):
         L: (B, T + 1) float64 bits/dim; [:, t] is L_t.
         v: (B, T + 1) float64, its mean over the pixels; NaN at t = 0.
     """
-    B, T = len(x_0), ddpm.T
-    L, v = torch.full((2, B, T + 1), math.nan, dtype=torch.float64)
+    L, v = torch.full((2, len(x_0), ddpm.T + 1), math.nan, dtype=torch.float64)
     steps = send(ddpm, lambda x_t, t: x_t, x_0, generator=generator)         # for its x_t alone
-    for t, x_t, _ in data.track(steps, f"scoring {B} images, times", T + 1):
+    for t, x_t, _ in track(steps, f"scoring {len(x_0)} images, times", ddpm.T + 1):
         if t > 0:
             x_0_hat, each = estimate(ddpm, model, x_t, t, clip)
             v[:, t] = each.flatten(1).mean(1)
-            times = torch.full((B,), t, device=x_0.device)
-            L[:, t - 1] = term(ddpm, x_0, x_t, times, x_0_hat, each)
-    L_T = kl(ddpm.alpha_bar[T].sqrt() * x_0, ddpm.one_minus_alpha_bar[T].item(), 0, 1)
-    L[:, T] = L_T.flatten(1).mean(1) / math.log(2)
+            L[:, t - 1] = term(ddpm, x_0, x_t, t, x_0_hat, Sigma_theta(ddpm, each, t))
+    L[:, -1] = prior_term(ddpm, x_0)
     return L, v
 
 
-# ---- the program ----
-
-def network(config):
-    return VarianceUNet(**{name: config[name] for name in NETWORK})
-
-
-def load_learned(path, device):
-    """Do what sample.load does, for a VarianceUNet."""
-    return load_eps(path, device, network)
+load_learned = functools.partial(load_eps, network=VarianceUNet)       # as sample.load
 
 
 @dataclass
 class Config(train.Config):
-    objective: str = train.arg("hybrid", "hybrid (L_hybrid) or vlb (L_vlb)",
-                               choices=("hybrid", "vlb"))
-    out: str = train.arg("runs/papers/improved_ddpm", "folder of the run")
-
-
-def run_train(argv):
-    train_eps(argv, Config, __doc__, network,
-              lambda config: L_hybrid if config.objective == "hybrid" else L_vlb(config.T))
+    objective: str = arg("hybrid", "hybrid (L_hybrid) or vlb (L_vlb)", choices=("hybrid", "vlb"))
 
 
 def draw_figure(L, v, samples):
-    """Draw what run has of {(steps, variance)}: L, (N, T + 1); v, likewise; and samples."""
+    """Draw L, {variance: {K: (N, K + 1)}}; v, (N, T + 1); and samples {(K, variance): images}."""
     figure = Figure(figsize=(16, 5), layout="constrained")
     terms, share, bits, picture = figure.subplots(1, 4)
-    T, rows = max(L)[0], sorted(samples)
-    for name in ("learned", "beta", "beta_tilde"):
-        terms.semilogx(range(1, T + 1), L[T, name].mean(0)[:-1].cumsum(0), label=name)
-        steps = sorted(steps for steps, each in L if each == name)
-        bits.loglog(steps, [L[K, name].sum(1).mean() for K in steps], ".-")
+    t = range(1, v.shape[1])
+    for name, each in L.items():
+        terms.semilogx(t, each[t[-1]].mean(0)[:-1].cumsum(0), label=name)
     terms.set(title="$L_0 + ... + L_{t-1}$ (bits/dim)", xlabel="t", ylim=(0, None))
-    terms.legend(title="variance")
-    share.semilogx(range(1, T + 1), v[T, "learned"].mean(0)[1:])
-    share.hlines([0, 1], 1, T, color="grey", linewidth=0.5)
+    terms.legend(fontsize=8)
+    share.semilogx(t, v.mean(0)[1:])
     share.set(title=r"mean of v: 0 is $\tilde\beta_t$, 1 is $\beta_t$", xlabel="t")
-    bits.set(title="all terms (bits/dim)", xlabel="steps of the chain")
-    image = grid(torch.cat([samples[row] for row in rows]), len(samples[rows[0]]))
-    picture.imshow(image, cmap="gray", vmin=0, vmax=255)
-    picture.set(title="samples from the same noise", xticks=[])
-    picture.set_yticks([image.height / len(rows) * (k + 0.5) for k in range(len(rows))],
-                       [f"{steps} steps, {name}" for steps, name in rows])
+    show_lines(bits, {name: {K: x.sum(1).mean() for K, x in each.items()}
+                      for name, each in L.items()}, "all terms (bits/dim)", "steps of the chain")
+    show_rows(picture, {f"{K} steps, {name}": samples[K, name] for K, name in sorted(samples)},
+              "samples from the same noise")
     return figure
 
 
-def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
-    parser = arguments(__doc__, "the one that ships")
-    parser.add_argument("--simple", type=Path, help="a checkpoint of train.py to compare with")
-    parser.add_argument("--n", type=integer(2), default=64, help="number of images scored (64)")
-    parser.add_argument("--out", type=file_name(".png"), default="improved_ddpm.png",
-                        help="the picture, a PNG (improved_ddpm.png)")
-    with one_line_errors("improved_ddpm.py"):
-        if argv[:1] == ["train"]:
-            run_train(argv[1:])
-        else:
-            run(parser.parse_args(argv))
-
-
 def run(args):
-    device, checkpoint = pick_device(args.device), args.checkpoint or SHIPPED
-    config, ddpm, model = load_learned(checkpoint, device)
+    device, checkpoint, config, ddpm, model = start(args, ASSETS / "improved.pt", load_learned)
     other, _, simple = load(args.simple, device) if args.simple else (config, ddpm, model)
-    same = "image_channels", "image_size", "T", "schedule"
-    if any(other[name] != config[name] for name in same):
-        raise ValueError(f"{args.simple} and {checkpoint} differ in one of {', '.join(same)}")
-    C, H = config["image_channels"], config["image_size"]
-    x, _ = data.load(config["data"], H, C, "test", config["data_dir"])
-    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(args.seed))[:args.n]]
-    check_writable(args.out)
-    print(f"bits/dim of {len(x)} images of {config['data']}, T = {ddpm.T}, on {device}")
-
-    def noise():
-        return torch.Generator(device).manual_seed(args.seed)
-
-    L, v, samples = {}, {}, {}
-    chains = [*(steps for steps in STEPS if steps < ddpm.T), ddpm.T]
-    x_T = torch.randn(min(8, batch_size(H)), C, H, H, generator=noise(), device=device)
-    for name, each in {"learned": model, "beta": fixed(simple, 1.0),
-                       "beta_tilde": fixed(simple, 0.0)}.items():
+    for name in ("image_channels", "image_size", "T", "schedule"):
+        if other[name] != config[name]:
+            raise ValueError(f"{args.simple} and {checkpoint} differ in {name}")
+    x_0 = data.to_model(chosen(args, *held_out(config, least=2))[0]).to(device)
+    print(f"bits/dim of {len(x_0)} images of {config['data']}, T = {ddpm.T}, on {device}")
+    noise, size = torch.Generator(device), batch_size(config["image_size"])
+    x_T = noise_like(x_0[:1].expand(min(8, size), -1, -1, -1), noise.manual_seed(args.seed))
+    chains = [*(K for K in STEPS if K < ddpm.T), ddpm.T]                    # the whole comes last
+    models = {"learned": model, "beta": fixed(simple, 1.0), "beta_tilde": fixed(simple, 0.0)}
+    L, v, samples = {name: {} for name in models}, {}, {}
+    for name, each in models.items():
         print(f"{name}, {checkpoint if each is model else args.simple or checkpoint}:")
-        for steps in chains:
-            generator, chain = noise(), respace(ddpm, each, steps)     # for each the same x_t
-            parts = [bound(*chain, data.to_model(part).to(device), generator=generator)
-                     for part in x.split(batch_size(H))]
-            row = steps, name
-            L[row], v[row] = (torch.cat(part) for part in zip(*parts, strict=True))
-            samples[row] = sample(ddpm, each, x_T, steps, generator=noise())
-            print(f"{steps:8} steps {mean(L[row].sum(1))}")
-    save_figure(draw_figure(L, v, samples), args.out)
-    gain = {steps: min(L[steps, "beta"], L[steps, "beta_tilde"], key=torch.sum)
-            - L[steps, "learned"] for steps in chains}
-    print("the learned variance saves " + ", ".join(
-        f"{mean(gain[steps].sum(1))} bits/dim in {steps} steps" for steps in chains))
-    print(f"wrote {args.out}")
+        for K in chains:
+            chain = respace(ddpm, each, K)
+            noise.manual_seed(args.seed)             # the same x_1, ..., x_T for each variance
+            parts = [bound(*chain, part, generator=noise) for part in x_0.split(size)]
+            L[name][K], v[name] = (torch.cat(part) for part in zip(*parts, strict=True))
+            samples[K, name] = sample(ddpm, each, x_T, K, True, noise.manual_seed(args.seed))
+            print(f"{K:8} steps {with_error(L[name][K].sum(1))}")
+    saved = {K: min(L["beta"][K], L["beta_tilde"][K], key=torch.sum).sum(1) - learned.sum(1)
+             for K, learned in L["learned"].items()}
+    finish(draw_figure(L, v["learned"], samples), args.out, "the learned variance saves "
+           + ", ".join(f"{with_error(bits)} bits/dim in {K} steps" for K, bits in saved.items()))
 
 
-def mean(bits):
-    return f"{bits.mean():.4f} +- {bits.std() / math.sqrt(len(bits)):.4f}"
+def main(argv=None):
+    parser = flags(__doc__, "improved_ddpm.png", 64, 2, "images scored", "the one that ships")
+    parser.add_argument("--simple", type=Path, help="a checkpoint of train.py to compare with")
+    program(parser, run, argv, lambda argv: train_eps(
+        argv, Config, __doc__, VarianceUNet,
+        lambda config: L_hybrid if config.objective == "hybrid" else L_vlb(config.T)))
 
 
 if __name__ == "__main__":

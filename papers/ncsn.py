@@ -18,11 +18,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-import data
 from ddpm import at
-from papers.analytic import Mixture, score_from_eps
-from sample import (arguments, batch_size, batches, check_writable, file_name, grid, integer, load,
-                    newest_checkpoint, one_line_errors, pick_device, save_figure)
+from papers.kit.analytic import Mixture, ve_score, ve_sigmas, ve_times
+from papers.kit.chain import noise_like
+from papers.kit.program import finish, flags, program, show, start
+from plumbing.cli import integer, track
+from sample import batch_size, batches
 
 # The toy of sec. 3.2 as in appendix B.1.  (Sec. 4.3 says sigma = 10 to 0.1, where B.1's step of 0.1
 # would be 10 sigma_L^2, and diverge.)
@@ -44,7 +45,7 @@ def geometric(sigma_1, sigma_L, L):
 def perturb(x_0, sigmas, generator=None):
     """Draw i, (B,), z and x = x_0 + sigma_i z, (B, ...): a level and noise for each x_0."""
     i = torch.randint(len(sigmas), (len(x_0),), generator=generator, device=x_0.device)
-    z = torch.randn(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
+    z = noise_like(x_0, generator)
     return i, z, x_0 + at(sigmas, i, x_0) * z
 
 
@@ -110,72 +111,36 @@ def annealed_langevin(score, x, sigmas, n_steps, step, generator=None):
         (B, ...), data with noise of about sigma_L.
     """
     sigmas = sigmas.tolist()
-    for sigma in data.track([s for s in sigmas for _ in range(n_steps)], "Langevin, steps"):
+    for sigma in track([s for s in sigmas for _ in range(n_steps)], "Langevin, steps"):
         alpha_i = step * (sigma / sigmas[-1]) ** 2
-        z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        x = x + alpha_i / 2 * score(x, x.new_full((len(x),), sigma)) + alpha_i ** 0.5 * z
+        slope = score(x, x.new_full((len(x),), sigma))
+        x = x + alpha_i / 2 * slope + alpha_i ** 0.5 * noise_like(x, generator)
     return x
-
-
-# ---- a DDPM is a noise conditional score network ----
-
-def ve_sigmas(ddpm):
-    """Return sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t), (T + 1,): those of `ve_score`."""
-    return (ddpm.one_minus_alpha_bar / ddpm.alpha_bar).sqrt()
-
-
-def ve_times(ddpm, sigma):
-    """Return the t in 1..T whose sigma_t is nearest, (B,) int64, to each sigma, (B,)."""
-    return (ve_sigmas(ddpm)[1:] - sigma[:, None]).abs().argmin(1) + 1
-
-
-def ve_score(ddpm, model):
-    """Make a noise conditional score of eps_theta, with nothing to train.
-
-    Eq. 4 of Ho et al. 2020 shrinks the image as it adds noise.  Undo that, and
-
-        x = x_t / sqrt(alpha_bar_t) = x_0 + sigma_t eps,   sigma_t^2 = 1 / alpha_bar_t - 1
-
-    has the noise of NCSN.  Then log q_sigma(x) = log q(x_t) + a constant, and by the chain rule
-
-        grad log q_sigma(x) = sqrt(alpha_bar_t) grad log q(x_t) = -eps_theta(x_t, t) / sigma_t
-
-    Returns:
-        score(x, sigma) for sigma among the sigma_t, as `annealed_langevin` takes it.
-    """
-    def score(x, sigma):
-        t = ve_times(ddpm, sigma)
-        root = at(ddpm.alpha_bar, t, x).sqrt()
-        return root * score_from_eps(ddpm, model(root * x, t), t)
-    return score
 
 
 # ---- the plane, where the score is known ----
 
-class ScoreNetwork(nn.Module):
-    """s_theta(x, sigma): appendix B.1's network, told sigma; scaled as scores are (sec. 4.2)."""
-
-    def __init__(self, width=128):
-        super().__init__()
-        self.f = nn.Sequential(nn.Linear(3, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(),
-                               nn.Linear(width, 2))
-
-    def forward(self, x, sigma):
-        sigma = sigma[:, None]
-        return self.f(torch.cat([x / sigma, sigma.log()], dim=1)) / sigma
-
-
 def fit(loss, sigmas, generator):
-    """Train a ScoreNetwork on the plane by `dsm_loss` or `sliced_loss`."""
-    model = ScoreNetwork()
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    """Train s_theta(x, sigma) on the plane by `dsm_loss` or `sliced_loss`, and return it.
+
+    It is appendix B.1's network, told sigma, and scaled as scores are (sec. 4.2).
+    """
+    f = nn.Sequential(nn.Linear(3, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(),
+                      nn.Linear(128, 2))
+
+    def model(x, sigma):
+        sigma = sigma[:, None]
+        return f(torch.cat([x / sigma, sigma.log()], dim=1)) / sigma
+
+    optimizer = torch.optim.Adam(f.parameters(), lr=5e-3)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, FIT_STEPS)
-    for _ in data.track(range(FIT_STEPS), f"{loss.__name__}, steps"):
+    for _ in track(range(FIT_STEPS), f"{loss.__name__}, steps"):
         optimizer.zero_grad()
         loss(model, PLANE.draw(128, generator)[0], sigmas, generator).backward()
         optimizer.step()
         scheduler.step()
-    return model.requires_grad_(False)
+    f.requires_grad_(False)
+    return model
 
 
 def exact(x, sigma):
@@ -213,79 +178,72 @@ def plane(seed):
 
 # ---- images ----
 
+def image_times(ddpm):
+    """Return the times whose sigma_t are IMAGE_LEVELS, as near as the chain has them, T first."""
+    return ve_times(ddpm, geometric(**IMAGE_LEVELS).to(ddpm.beta)).unique().flip(0)
+
+
+def langevin(ddpm, model, x, sigmas, n_steps, generator):
+    """Run Algorithm 1 on images, with the network of a DDPM, in batches of bounded size."""
+    score, step = ve_score(ddpm, model), IMAGE_STEP * sigmas[-1].item() ** 2
+    return torch.cat([annealed_langevin(score, part, sigmas, n_steps, step, generator)
+                      for part in x.split(batch_size(x.shape[-1]))])
+
+
 def images(config, ddpm, model, n, n_steps, seed):
     """Sample from one network in three ways; return {title: (n, C, H, W)}."""
     device, C, H = ddpm.beta.device, config["image_channels"], config["image_size"]
     generator = torch.Generator(device).manual_seed(seed)
-    sigmas = ve_sigmas(ddpm)[ve_times(ddpm, geometric(**IMAGE_LEVELS).to(device)).unique().flip(0)]
     x = 2 * torch.rand(n, C, H, H, generator=generator, device=device) - 1
-
-    def langevin(sigmas, n_steps):
-        step = IMAGE_STEP * sigmas[-1].item() ** 2
-        return torch.cat([annealed_langevin(ve_score(ddpm, model), part, sigmas, n_steps, step,
-                                            generator) for part in x.split(batch_size(H))])
-
-    total, float32 = len(sigmas) * n_steps, {**config, "precision": "float32"}
-    return {f"Langevin at sigma = {sigmas[-1]:.2g}, {total} steps": langevin(sigmas[-1:], total),
-            f"annealed from {sigmas[0]:.2g}, {total} steps": langevin(sigmas, n_steps),
-            f"Algorithm 2 of DDPM, {ddpm.T} steps": torch.cat(
-                [x_0 for _, x_0 in batches(ddpm, model, float32, n, seed)])}
+    sigmas, float32 = ve_sigmas(ddpm)[image_times(ddpm)], {**config, "precision": "float32"}
+    total = len(sigmas) * n_steps
+    return {f"Langevin at sigma = {sigmas[-1]:.2g}, {total} steps":
+                langevin(ddpm, model, x, sigmas[-1:], total, generator),
+            f"annealed from {sigmas[0]:.2g}, {total} steps":
+                langevin(ddpm, model, x, sigmas, n_steps, generator),
+            f"Algorithm 2 of DDPM, {ddpm.T} steps":
+                torch.cat([x_0 for _, x_0 in batches(ddpm, model, float32, n, seed)])}
 
 
-# ---- the program ----
-
-def draw_plane(axes, what):
-    """Draw a score, or points, over the density of the data with the smallest noise."""
-    line, sigma = torch.linspace(-9, 9, 91), float(PLANE_LEVELS["sigma_L"])
-    x = torch.cartesian_prod(line, line)                         # the first coordinate varies last
-    axes.contourf(line, line, PLANE.log_density(x, 1, sigma ** 2).exp().reshape(91, 91).T,
-                  cmap="Oranges")
-    if callable(what):
-        x = x.reshape(91, 91, 2)[3::7, 3::7].flatten(0, 1)
-        axes.quiver(*x.T, *what(x, torch.full((len(x),), sigma)).T, scale=100, width=0.006)
-    else:
-        axes.plot(*what[:1000].T, ".", markersize=2)
-    axes.set(xlim=(-9, 9), ylim=(-9, 9), aspect="equal", xticks=(-5, 5), yticks=(-5, 5))
-
+# ---- the picture ----
 
 def draw_figure(panels, grids):
-    """Draw the panels of `plane` above those of `images`."""
+    """Draw the panels of `plane`, over the density of the data with the smallest noise; images."""
     figure = Figure(figsize=(12, 7.5), layout="constrained")
     above, below = figure.subfigures(2, 1)
+    line, sigma = torch.linspace(-9, 9, 91), float(PLANE_LEVELS["sigma_L"])
+    x = torch.cartesian_prod(line, line)                         # the first coordinate varies last
+    density = PLANE.log_density(x, 1, sigma ** 2).exp().reshape(91, 91).T
+    x = x.reshape(91, 91, 2)[3::7, 3::7].flatten(0, 1)
     for axes, (title, what) in zip(above.subplots(1, len(panels)), panels.items(), strict=True):
-        draw_plane(axes, what)
+        axes.contourf(line, line, density, cmap="Oranges")
+        if callable(what):                                       # a score; or points
+            axes.quiver(*x.T, *what(x, torch.full((len(x),), sigma)).T, scale=100, width=0.006)
+        else:
+            axes.plot(*what[:1000].T, ".", markersize=2)
+        axes.set(xlim=(-9, 9), ylim=(-9, 9), aspect="equal", xticks=(-5, 5), yticks=(-5, 5))
         axes.set_title(title, fontsize=9)
-    for axes, (title, x) in zip(below.subplots(1, len(grids)), grids.items(), strict=True):
-        axes.imshow(grid(x), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes.set_title(title, fontsize=9)
-        axes.set_axis_off()
+    for axes, (title, x_0) in zip(below.subplots(1, len(grids)), grids.items(), strict=True):
+        show(axes, x_0, title=title)
     return figure
 
 
-def main(argv=None):
-    parser = arguments(__doc__)
-    parser.add_argument("--n", type=integer(1), default=36, help="number of images (36)")
-    parser.add_argument("--steps", type=integer(1), default=20,
-                        help="Langevin steps at each noise level of images (20; the paper's: 100)")
-    parser.add_argument("--out", type=file_name(".png"), default="ncsn.png",
-                        help="the figure, a PNG (ncsn.png)")
-    args = parser.parse_args(argv)
-    with one_line_errors("ncsn.py"):
-        run(args)
-
-
 def run(args):
-    device, checkpoint = pick_device(args.device), args.checkpoint or newest_checkpoint()
-    config, ddpm, model = load(checkpoint, device)
-    check_writable(args.out)
+    device, checkpoint, config, ddpm, model = start(args)
     print(f"{args.n} images of {checkpoint}, T = {ddpm.T}, on {device}")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)                         # layers so small lose time with more
     panels, finding = plane(args.seed)
     torch.set_num_threads(threads)
     grids = images(config, ddpm, model, args.n, args.steps, args.seed)
-    save_figure(draw_figure(panels, grids), args.out)
-    print(f"{finding}\nwrote {args.out}")
+    finish(draw_figure(panels, grids), args.out, finding)
+
+
+def main(argv=None):
+    parser = flags(__doc__, "ncsn.png", 36, help="number of images")
+    parser.add_argument("--steps", type=integer(1), default=20,
+                        help="Langevin steps at each noise level of images (20; the paper's: 100)")
+    program(parser, run, argv)
 
 
 if __name__ == "__main__":

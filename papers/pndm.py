@@ -13,7 +13,7 @@ known, Adams and Bashforth's weights (PLMS, one evaluation each).
 How fast does that converge?  With sigma = sqrt(1 / alpha_bar - 1), a jump is eps' times the change
 of sigma, and eps' a mean of eps that is even in t.  The two are a product of means, not the mean of
 a product: each jump of length h errs by h^3 / 12 sigma'' eps' (derivatives by t), so that PNDM is
-of second order, and of fourth where sigma is linear in t; tests/test_pndm.py measures both.
+of second order, and of fourth where sigma is linear in t; tests/papers/test_pndm.py measures both.
 """
 import numpy as np
 import torch
@@ -21,9 +21,11 @@ from matplotlib.figure import Figure
 
 from ddpm import DDPM
 from papers import ddim
-from papers.analytic import Mixture
-from sample import (arguments, batch_size, check_writable, file_name, grid, load,
-                    newest_checkpoint, one_line_errors, pick_device, save_figure)
+from papers.kit.analytic import Mixture, follow_gaussian
+from papers.kit.chain import ask, first_noise, horizon, subsequence
+from papers.kit.judge import rms
+from papers.kit.program import counted, finish, flags, program, show_lines, show_rows, start
+from sample import batch_size
 from schedules import cosine_beta_schedule
 
 EVALUATIONS = (13, 16, 20, 25, 35, 50, 100)
@@ -69,8 +71,8 @@ def sample(ddpm, model, x_T, times):
     Args:
         ddpm, model: as for `ddim.step`.
         x_T: (B, C, H, W) noise at the last of the times.
-        times: at least four increasing ints in 1..T; see `ddim.subsequence`.  S of them cost S + 9
-            evaluations.  They should end before x_0_hat magnifies every error, see `ddim.horizon`.
+        times: at least four increasing ints in 1..T; see `subsequence`.  S of them cost S + 9
+            evaluations.  They should end before x_0_hat magnifies every error, see `horizon`.
 
     Returns:
         (B, C, H, W) images x_0.
@@ -81,17 +83,14 @@ def sample(ddpm, model, x_T, times):
     if len(times) < 4:
         raise ValueError(f"PNDM takes at least four times, not {len(times)}")
 
-    def ask(x, t):
-        return model(x, torch.full((len(x),), t, device=x.device))
-
     x_t, eps = x_T, []
     for s, t in reversed(ddim.jumps(ddpm, times)):
-        eps = [ask(x_t, t), *eps[:3]]                                     # the newest first
+        eps = [ask(model, x_t, t), *eps[:3]]                              # the newest first
         if len(eps) < 4:
             m, e_1 = (t + s) // 2, eps[0]
-            e_2 = ask(transfer(ddpm, x_t, e_1, t, m), m)
-            e_3 = ask(transfer(ddpm, x_t, e_2, t, m), m)
-            e_4 = ask(transfer(ddpm, x_t, e_3, t, s), s)
+            e_2 = ask(model, transfer(ddpm, x_t, e_1, t, m), m)
+            e_3 = ask(model, transfer(ddpm, x_t, e_2, t, m), m)
+            e_4 = ask(model, transfer(ddpm, x_t, e_3, t, s), s)
             mean = (e_1 + 2 * e_2 + 2 * e_3 + e_4) / 6
         else:
             mean = (55 * eps[0] - 59 * eps[1] + 37 * eps[2] - 9 * eps[3]) / 24
@@ -100,39 +99,36 @@ def sample(ddpm, model, x_T, times):
 
 
 def even(end, steps):
-    """Choose times as `ddim.subsequence` does, all even, so that there are times in the middle."""
-    return [2 * t for t in ddim.subsequence(end // 2, steps)]
+    """Choose times as `subsequence` does, all even, so that there are times in the middle."""
+    return [2 * t for t in subsequence(end // 2, steps)]
 
 
 # ---- the picture ----
 
-def exact(ddpm, x_t, t, m, s):
-    """Return x_0 of the ODE through x_t if x_0 ~ N(m, s^2): q(x_t) is carried over to q(x_0).
+def solve(ddpm, model, x_T, end, steps, fewer=0):
+    """Run both samplers from x_T at time `end`; return {sampler: {steps: x_0}}.
 
-        x_0 = m + s (x_t - sqrt(alpha_bar_t) m) / sqrt(alpha_bar_t s^2 + 1 - alpha_bar_t)
+    PNDM takes `fewer` steps: 9 for as many evaluations as DDIM.
     """
-    a, b = ddpm.alpha_bar[t], ddpm.one_minus_alpha_bar[t]
-    return m + s * (x_t - a.sqrt() * m) / (a * s ** 2 + b).sqrt()
+    return {"DDIM": {S: ddim.sample(ddpm, model, x_T, subsequence(end, S), clip=False)
+                     for S in steps},
+            "PNDM": {S: sample(ddpm, model, x_T, even(end, S - fewer)) for S in steps}}
 
 
 def converge():
-    """Measure both samplers on data whose ODE is known, x_0 ~ N(0.3, 0.5^2), in float64.
+    """Return {sampler: {steps: RMS error}} on data whose ODE is known, N(0.3, 0.5^2), in float64.
 
     The schedule is the cosine one without its offset, so that sigma = tan(t / T pi / 2) is smooth
     at 0 too.  In the usual ones sigma leaps from 0 at t = 0 to sqrt(beta_1) at t = 1, and in the
     end PNDM falls back to first order, with an error some 30 times smaller than DDIM's.
-
-    Returns:
-        {sampler: {steps: RMS error}}, for numbers of steps that divide the times evenly.
     """
     T, m, s = 4096, 0.3, 0.5
     ddpm = DDPM(cosine_beta_schedule(T, s=0)).double()
     model, end = Mixture(ddpm, torch.full((1, 1), m), s), T * 7 // 8
     x_T = torch.linspace(-3, 3, 61, dtype=torch.float64)[:, None]
-    x_0, steps = exact(ddpm, x_T, end, m, s), (16, 32, 64, 128, 256)
-    return {"DDIM": {S: ddim.rms(ddim.sample(ddpm, model, x_T, even(end, S), clip=False) - x_0)
-                     for S in steps},
-            "PNDM": {S: ddim.rms(sample(ddpm, model, x_T, even(end, S)) - x_0) for S in steps}}
+    x_0 = follow_gaussian(ddpm, x_T, end, 0, m, s)
+    return {name: {S: rms(x - x_0) for S, x in line.items()}
+            for name, line in solve(ddpm, model, x_T, end, (16, 32, 64, 128, 256)).items()}
 
 
 def order(errors, last=3):
@@ -141,84 +137,46 @@ def order(errors, last=3):
     return -np.polyfit(steps, errors, 1)[0]
 
 
-def compare(ddpm, model, x_T, end):
-    """Run both samplers from the same noise at time `end`, with equal numbers of evaluations.
-
-    Returns:
-        samples: {sampler: {evaluations: x_0}}, and
-        best: x_0 of DDIM with every time, to compare with.
-
-    Raises:
-        ValueError: the chain is too short for the fewest evaluations.
-    """
-    counts = [n for n in EVALUATIONS if n <= end and n - 9 <= end // 2]
-    if not counts:
-        raise ValueError(f"a chain of T = {ddpm.T} is too short to save {EVALUATIONS[0]} steps")
-    model = ddim.counted(model, end + 2 * sum(counts))
-    best = ddim.sample(ddpm, model, x_T, range(1, end + 1), clip=False)
-    return {"DDIM": {n: ddim.sample(ddpm, model, x_T, ddim.subsequence(end, n), clip=False)
-                     for n in counts},
-            "PNDM": {n: sample(ddpm, model, x_T, even(end, n - 9)) for n in counts}}, best
-
-
-def draw_figure(known, errors, samples, best):
-    """Draw {sampler: {steps: error}} of known data, errors and samples of `compare`, best below."""
+def draw_figure(known, errors, samples, best, end):
+    """Draw the errors {sampler: {steps: error}} and the samples {sampler: {steps: x_0}}."""
     figure = Figure(figsize=(14, 5.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.3))
-    for name, line in known.items():
-        cost = [S + (9 if name == "PNDM" else 0) for S in line]
-        left.loglog(cost, list(line.values()), marker="o", label=f"{name}, order {order(line):.2f}")
-        middle.loglog(list(errors[name]), list(errors[name].values()), marker="o", label=name)
-    counts = list(samples["DDIM"])
-    for axes, ticks, title in (
-            (left, list(known["DDIM"]), "Gaussian data, whose ODE is known: RMS error"),
-            (middle, counts, f"the network: median RMS distance to DDIM in {best[0]} steps")):
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("evaluations of the network")
-        axes.minorticks_off()
-        axes.set_xticks(ticks, ticks)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    counts = counts[::3][:3]
+    cost = {f"{name}, order {order(line):.2f}": {
+        S + (9 if name == "PNDM" else 0): error for S, error in line.items()}
+        for name, line in known.items()}
+    show_lines(left, cost, "Gaussian data, whose ODE is known: RMS error", "evaluations")
+    show_lines(middle, errors, f"the network: median RMS distance to DDIM in {end} steps",
+               "evaluations")
+    counts = list(samples["DDIM"])[::3][:3]
     rows = {f"{name}, {n}": samples[name][n] for n in counts for name in samples}
-    rows[f"DDIM, {best[0]}"] = best[1]
-    x = torch.stack(list(rows.values()))[:, :8].cpu()
-    picture = grid(x.flatten(0, 1), x.shape[1])
-    right.imshow(picture, cmap="gray", vmin=0, vmax=255)
-    right.set_yticks([picture.height / len(rows) * (i + 0.5) for i in range(len(rows))], list(rows))
-    right.set_title("from the same noise, by sampler and evaluations", fontsize=10)
-    right.set_xticks([])
+    show_rows(right, {**rows, f"DDIM, {end}": best},
+              "from the same noise, by sampler and evaluations", most=8)
     return figure
 
 
-def main(argv=None):
-    parser = arguments(__doc__)
-    parser.add_argument("--out", type=file_name(".png"), default="pndm.png",
-                        help="the picture, a PNG (pndm.png)")
-    args = parser.parse_args(argv)
-    with one_line_errors("pndm.py"):
-        run(args)
-
-
 def run(args):
-    device, checkpoint = pick_device(args.device), args.checkpoint or newest_checkpoint()
-    config, ddpm, model = load(checkpoint, device)
-    C, H, end = config["image_channels"], config["image_size"], ddim.horizon(ddpm) // 2 * 2
-    check_writable(args.out)
+    device, checkpoint, config, ddpm, model = start(args)
+    C, H, end = config["image_channels"], config["image_size"], horizon(ddpm) // 2 * 2
     print(f"PNDM with {checkpoint}, T = {ddpm.T}, on {device}")
-    generator = torch.Generator(device).manual_seed(args.seed)
-    x_T = torch.randn(min(16, batch_size(H)), C, H, H, generator=generator, device=device)
-    samples, best = compare(ddpm, model, x_T, end)
+    counts = [n for n in EVALUATIONS if n <= end and n - 9 <= end // 2]
+    if not counts:
+        raise ValueError(f"a chain of T = {ddpm.T} is too short to save {EVALUATIONS[0]} steps")
+    model = counted(model, end + 2 * sum(counts))
+    x_T, _ = first_noise(args.seed, (min(16, batch_size(H)), C, H, H), device)
+    best = ddim.sample(ddpm, model, x_T, range(1, end + 1), clip=False)
+    samples = solve(ddpm, model, x_T, end, counts, fewer=9)
     errors = {name: {n: (x - best).square().mean((1, 2, 3)).sqrt().median().item()
                      for n, x in line.items()} for name, line in samples.items()}
-    known = converge()
-    save_figure(draw_figure(known, errors, samples, (end, best)), args.out)
-    n = list(errors["PNDM"])[-4:][0]
-    print(f"On Gaussian data DDIM converges with order {order(known['DDIM']):.2f} and PNDM with "
-          f"{order(known['PNDM']):.2f}; with this network and {n} evaluations they end at a median "
-          f"RMS distance of {errors['DDIM'][n]:.4f} and {errors['PNDM'][n]:.4f} from DDIM in {end} "
-          f"steps")
-    print(f"wrote {args.out}")
+    known, n = converge(), counts[-4:][0]
+    finish(draw_figure(known, errors, samples, best, end), args.out,
+           f"On Gaussian data DDIM converges with order {order(known['DDIM']):.2f} and PNDM with "
+           f"{order(known['PNDM']):.2f}; with this network and {n} evaluations they end at a "
+           f"median RMS distance of {errors['DDIM'][n]:.4f} and {errors['PNDM'][n]:.4f} from DDIM "
+           f"in {end} steps")
+
+
+def main(argv=None):
+    program(flags(__doc__, "pndm.png"), run, argv)
 
 
 if __name__ == "__main__":

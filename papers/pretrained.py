@@ -21,9 +21,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from checkpoint import write_checkpoint
-from sample import Parser, build, check_writable, file_name, one_line_errors
-from train import PRESETS, Config
+from papers.kit.program import program
+from plumbing.checkpoint import write_checkpoint
+from plumbing.cli import Parser, file_name
+from sample import build
+from train import preset
 from unet import ResidualBlock, timestep_embedding
 
 # What our network is, and where diffusers differs from that as long as config.json is silent.
@@ -44,6 +46,8 @@ SILENT_PROCESS = {**PROCESS, "num_train_timesteps": 1000, "beta_schedule": "line
                   "beta_start": 1e-4, "beta_end": 0.02, "variance_type": "fixed_small"}
 # Ho et al. 2020, sec. 4, with the variance that the authors' CIFAR-10 script takes.
 PAPERS_PROCESS = {**SILENT_PROCESS, "variance_type": "fixed_large"}
+SCHEDULES = {"linear": "linear", "squaredcos_cap_v2": "cosine"}
+VARIANCES = {"fixed_large": "beta", "fixed_small": "beta_tilde"}
 TOP = {"emb.0": "time_embedding.linear_1", "emb.2": "time_embedding.linear_2",
        "conv_in": "conv_in", "norm_out": "conv_norm_out", "conv_out": "conv_out"}
 PARTS = {"norm1": "resnets.{}.norm1", "conv1": "resnets.{}.conv1", "norm2": "resnets.{}.norm2",
@@ -81,48 +85,43 @@ def convert(folder, dataset=None):
     for settings, ours in ((network, OURS), (process, PROCESS)):
         for key, value in ours.items():
             require(settings[key] == value, f"{key} is {settings[key]!r}, and here {value!r}")
-
     dataset = dataset or ("cifar10" if network.get("sample_size") == 32 else folder.name)
     try:
         config = make_config(network, process, dataset)
-        _, unet = build(config.plain())
+        _, unet = build(config)
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"{folder} holds no settings of a UNet2DModel: {error!r}") from error
-    for module in unet.modules():
-        if isinstance(module, nn.GroupNorm):
-            require(module.num_groups == network["norm_num_groups"],
-                    f"norm_num_groups is {network['norm_num_groups']}, and here "
-                    f"{module.num_groups} at {module.num_channels} channels")
-    return {"config": config.plain(), "step": 0,
-            "ema": translate(read_weights(unet_folder), unet)}
+    groups = {module.num_groups for module in unet.modules() if isinstance(module, nn.GroupNorm)}
+    require(groups == {network["norm_num_groups"]},
+            f"norm_num_groups is {network['norm_num_groups']}, and here {groups}")
+    return {"config": config, "step": 0, "ema": translate(read_weights(unet_folder), unet)}
 
 
 def make_config(network, process, dataset):
-    """Say in a Config of ours what config.json and scheduler_config.json say; both are dicts."""
+    """Return a config of ours, a dict, that says what config.json and scheduler_config.json say."""
     size, widths = network["sample_size"], network["block_out_channels"]
     down, up = network["down_block_types"], network["up_block_types"]
     levels = ["Attn" in name for name in down]
-    mults = [width // widths[0] for width in widths]
     require(down == [f"{'Attn' * attention}DownBlock2D" for attention in levels]
             and up == [f"{'Attn' * attention}UpBlock2D" for attention in reversed(levels)],
             f"the levels of {down} and {up} are not those of our network")
+    mults = [width // widths[0] for width in widths]
     require(widths == [mult * widths[0] for mult in mults],
             f"block_out_channels {widths} are not multiples of the first")
     require(network["in_channels"] == network["out_channels"], "it does not predict epsilon alone")
 
-    name = process["beta_schedule"]
-    schedule = {"linear": "linear", "squaredcos_cap_v2": "cosine"}.get(name)
-    variance = {"fixed_large": "beta", "fixed_small": "beta_tilde"}.get(process["variance_type"])
-    require(schedule is not None, f"there is no beta_schedule {name!r} here")
-    require(schedule == "cosine" or (process["beta_start"], process["beta_end"]) == (1e-4, 0.02),
+    schedule, variance = process["beta_schedule"], process["variance_type"]
+    require(schedule in SCHEDULES, f"there is no beta_schedule {schedule!r} here")
+    require(schedule != "linear" or (process["beta_start"], process["beta_end"]) == (1e-4, 0.02),
             f"beta runs from {process['beta_start']} to {process['beta_end']}")
-    require(variance is not None, f"there is no variance_type {process['variance_type']!r} here")
-    return Config(**{**PRESETS["cifar10"], "data": dataset, "image_size": size,
-                     "image_channels": network["in_channels"], "channels": widths[0],
-                     "channel_mults": mults, "num_res_blocks": network["layers_per_block"],
-                     "attention_resolutions": [size // 2 ** i for i, on in enumerate(levels) if on],
-                     "dropout": network["dropout"], "T": process["num_train_timesteps"],
-                     "schedule": schedule, "variance": variance})
+    require(variance in VARIANCES, f"there is no variance_type {variance!r} here")
+    config = preset(
+        "cifar10", data=dataset, image_size=size, image_channels=network["in_channels"],
+        channels=widths[0], channel_mults=mults, num_res_blocks=network["layers_per_block"],
+        attention_resolutions=[size // 2 ** i for i, on in enumerate(levels) if on],
+        dropout=network["dropout"], T=process["num_train_timesteps"],
+        schedule=SCHEDULES[schedule], variance=VARIANCES[variance])
+    return json.loads(json.dumps(vars(config)))    # lists for tuples, as every checkpoint has it
 
 
 def translate(theirs, unet):
@@ -148,12 +147,12 @@ def translate(theirs, unet):
                 parts.append(part.reshape(shape))                # a Linear is a 1 x 1 convolution
             ours[f"{layer}.{kind}"] = torch.cat(parts)
     require(not tensors, f"there is no place here for {', '.join(sorted(tensors)[:3])}")
-    ours["emb.0.weight"] = count_from_1(ours["emb.0.weight"])
-    return ours
+    return {**ours, "emb.0.weight": count_from_1(ours["emb.0.weight"])}
 
 
 def layers(unet):
     """Yield the name of each layer of ours that has weights, and the list of their names for it."""
+    weights = dict(unet.named_parameters())
     blocks = [(f"mid.{i}", "mid_block", i) for i in range(len(unet.mid))]
     for side in ("down", "up"):
         level = j = 0
@@ -166,8 +165,7 @@ def layers(unet):
                 level, j = level + 1, 0
     for ours, theirs, j in blocks:
         for part, names in PARTS.items():
-            with_weights = dict(unet.get_submodule(ours).named_modules()).get(part)
-            if with_weights is not None and list(with_weights.parameters()):
+            if f"{ours}.{part}.weight" in weights:
                 yield f"{ours}.{part}", [f"{theirs}.{name.format(j)}" for name in names.split()]
     yield from ((ours, [theirs]) for ours, theirs in TOP.items())
 
@@ -195,8 +193,6 @@ def count_from_1(weight):
                      dim=1).float()
 
 
-# ---- files ----
-
 def require(condition, message):
     if not condition:
         raise ValueError(f"this network cannot be loaded: {message}")
@@ -207,16 +203,14 @@ def read_json(path):
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no settings")
+    require(isinstance(content, dict), f"{path} holds no settings")
     return content
 
 
 def read_weights(folder):
     """Return {name: tensor} of the file of weights in a folder."""
     path = folder / "diffusion_pytorch_model.safetensors"
-    if not path.is_file():
-        path = path.with_suffix(".bin")
+    path = path if path.is_file() else path.with_suffix(".bin")
     if not path.is_file():
         raise OSError(f"there is no {path.stem}, .safetensors or .bin, in {folder}")
     try:
@@ -245,24 +239,21 @@ def read_safetensors(content):
     for name, entry in header.items():
         first, last = (start + offset for offset in entry["data_offsets"])
         values = torch.frombuffer(bytearray(content[first:last]), dtype=DTYPES[entry["dtype"]])
-        if math.prod(entry["shape"]) * values.itemsize != last - first:
-            raise ValueError(f"{name} has not the size of its shape")
         tensors[name] = values.reshape(entry["shape"])
     return tensors
+
+
+def run(args):
+    write_checkpoint(convert(args.folder, args.data), args.out)
+    print(f"wrote {args.out}; now: python sample.py --checkpoint {args.out}")
 
 
 def main(argv=None):
     parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="config.json and weights")
-    parser.add_argument("--out", type=file_name(".pt"), default="authors.pt",
-                        help="the checkpoint (authors.pt)")
-    parser.add_argument("--data", help="data set or folder it was trained on, for programs "
-                        "that ask (cifar10 if it is for 32 x 32, else the name of FOLDER)")
-    args = parser.parse_args(argv)
-    with one_line_errors("pretrained.py"):
-        check_writable(args.out)
-        write_checkpoint(convert(args.folder, args.data), args.out)
-        print(f"wrote {args.out}; now: python sample.py --checkpoint {args.out}")
+    parser.add_argument("--out", type=file_name(".pt"), default="authors.pt", help="(authors.pt)")
+    parser.add_argument("--data", help="its data (cifar10 if it is for 32 x 32, else FOLDER)")
+    program(parser, run, argv)
 
 
 if __name__ == "__main__":

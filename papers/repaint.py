@@ -12,6 +12,7 @@ the j steps down again, r times in all.
 
 The program shows the network the upper half of digits, and a tenth of their pixels, and lets a
 classifier read what it made of them; beside it r = 1 on a longer chain, with as many evaluations.
+The paper takes 250 steps and j = 10.
 
 In the paper x_{t-1}^known has the noise of alpha_bar_t, and Algorithm 1 goes up with beta_{t-1},
 where sec. 4.2 has beta_t.  Here, as in the authors' code, what is to be x_{t-1} has the noise of
@@ -19,16 +20,16 @@ alpha_bar_{t-1}, and the step from t - 1 to t is Eq. 2 of Ho et al. 2020, with b
 replaces pixels before it asks the network, and so not after the last step.  Ours replaces them
 after each, as Algorithm 1 does: since alpha_bar_0 = 1, known pixels come back exactly.
 """
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import torch
-from matplotlib.figure import Figure
 
 import data
-from benchmarks.recognise import check_readable, share_read_as, train_classifier
-from papers.improved_ddpm import respace
-from sample import (arguments, batch_size, check_writable, file_name, grid, integer, load,
-                    newest_checkpoint, one_line_errors, pick_device, save_figure)
+from papers.kit.chain import noise_like, respace
+from papers.kit.judge import check_readable, rms, share_read_as, train_classifier
+from papers.kit.program import draw_panels, finish, flags, held_out, program, start, steps_of
+from plumbing.cli import integer, track
+from sample import batch_size
 
 
 def schedule(T, r=10, j=10):
@@ -83,22 +84,21 @@ def inpaint(ddpm, model, x_0, mask, r=10, j=10, clip=True, generator=None):
         (B, C, H, W) images; their known pixels are those of x_0.
 
     Raises:
-        ValueError: the mask has other values than 0 and 1, or r or j is less than 1.
+        ValueError: the mask has another shape, or other values than 0 and 1; r or j is below 1.
     """
-    if not ((mask == 0) | (mask == 1)).all():
-        raise ValueError("a mask is 1 where a pixel is known and 0 where it is hidden")
+    axes = zip_longest(mask.shape[::-1], x_0.shape[::-1], fillvalue=1)
+    if not all(m in (1, n) for m, n in axes) or not ((mask == 0) | (mask == 1)).all():
+        raise ValueError("a mask is 1 where a pixel is known and 0 where it is hidden, and not of "
+                         f"shape {tuple(mask.shape)} for images {tuple(x_0.shape)}")
 
-    def noise():
-        return torch.randn(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
-
-    x_t = noise()                                    # x_T
-    for t, s in data.track(list(pairwise(schedule(ddpm.T, r, j))), f"r = {r}, steps"):
+    x_t = noise_like(x_0, generator)                 # x_T
+    for t, s in track(list(pairwise(schedule(ddpm.T, r, j))), f"r = {r}, steps"):
         if s == t - 1:
             unknown = ddpm.p_sample(model, x_t, t, clip, generator)
-            known = ddpm.q_sample(x_0, s, noise())
+            known = ddpm.q_sample(x_0, s, noise_like(x_0, generator))
             x_t = torch.where(mask == 1, known, unknown)         # in a product NaN would spread
         else:
-            x_t = ddpm.alpha[s].sqrt() * x_t + ddpm.beta[s].sqrt() * noise()
+            x_t = ddpm.alpha[s].sqrt() * x_t + ddpm.beta[s].sqrt() * noise_like(x_0, generator)
     return x_t
 
 
@@ -110,65 +110,37 @@ def masks(H, generator):
             "10% of the pixels": (torch.rand(H, H, generator=generator) < 0.1).float()}
 
 
-def draw_figure(panels):
-    """Draw {title: {label: (n, C, H, W)}}: a panel each, with a row of 8 images for each label."""
-    figure = Figure(figsize=(15, 5), layout="constrained")
-    for axes, (title, rows) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        x = torch.stack([row[:8] for row in rows.values()])
-        picture = grid(x.flatten(0, 1), x.shape[1])
-        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axes.set_yticks([picture.height / len(x) * (k + 0.5) for k in range(len(x))], list(rows))
-        axes.set(title=f"{title} known", xticks=[])
-    return figure
-
-
 def main(argv=None):
-    parser = arguments(__doc__)
-    parser.add_argument("--n", type=integer(1), default=32, help="number of images (32)")
-    parser.add_argument("--steps", type=integer(1), default=50,
-                        help="steps of the chain, at most T (50; the paper: 250)")
+    parser = flags(__doc__, "repaint.png", 32, help="number of images", steps=50)
     parser.add_argument("--r", type=integer(1), default=10, help="how often each is taken (10)")
-    parser.add_argument("--j", type=integer(1), default=5,
-                        help="length of a jump (5; the paper: 10)")
-    parser.add_argument("--out", type=file_name(".png"), default="repaint.png",
-                        help="the picture, a PNG (repaint.png)")
-    args = parser.parse_args(argv)
-    with one_line_errors("repaint.py"):
-        run(args)
+    parser.add_argument("--j", type=integer(1), default=5, help="length of a jump (5)")
+    program(parser, run, argv)
 
 
 def run(args):
-    device, checkpoint = pick_device(args.device), args.checkpoint or newest_checkpoint()
-    config, ddpm, model = load(checkpoint, device)
-    H = config["image_size"]
+    device, checkpoint, config, ddpm, model = start(args)
     check_readable(config, checkpoint)
-    check_writable(args.out)
     print(f"{args.n} digits, by {checkpoint}, on {device}")
-    x, labels = data.load("digits", H, split="test")
+    (x, labels), H, short = held_out(config), config["image_size"], steps_of(args, ddpm.T)
     generator = torch.Generator().manual_seed(args.seed)
     chosen = torch.randperm(len(x), generator=generator)[:args.n]
     x_0, labels = data.to_model(x[chosen]).to(device), labels[chosen].to(device)
-    classifier, _ = train_classifier(H, device)
-
-    short = min(args.steps, ddpm.T)
+    net, _ = train_classifier(H, device)
     down = sum(s < t for t, s in pairwise(schedule(short, args.r, args.j)))    # evaluations
     panels = {}
     for name, mask in masks(H, generator).items():
         mask = mask.to(device)
-        panels[name] = {"digit": x_0.cpu(), "known": (mask * x_0).cpu()}
+        rows = panels[f"{name} known"] = {"digit": x_0, "known": mask * x_0}
         for steps, r in ((short, 1), (min(down, ddpm.T), 1), (short, args.r)):
             chain = respace(ddpm, model, steps)
             noise = torch.Generator(device).manual_seed(args.seed)
-            y = torch.cat([inpaint(*chain, part, mask, r, args.j, generator=noise)
-                           for part in x_0.split(batch_size(H))])
-            share = share_read_as(classifier, y, labels)
-            rms = ((y - x_0).square().mean() / (1 - mask).mean()).sqrt()
-            label = f"{steps} steps, r = {r}"
-            panels[name][label] = y.cpu()
-            print(f"{name} known, {label}: {share:.1%} are read as the digit they were, RMS error "
-                  f"{rms:.2f}")
-    save_figure(draw_figure(panels), args.out)
-    print(f"wrote {args.out}")
+            y = rows[f"{steps} steps, r = {r}"] = torch.cat([
+                inpaint(*chain, part, mask, r, args.j, generator=noise)
+                for part in x_0.split(batch_size(H))])
+            share, error = share_read_as(net, y, labels), rms((y - x_0)[(mask == 0).expand_as(y)])
+            print(f"{name} known, {steps} steps, r = {r}: {share:.1%} are read as the digit they "
+                  f"were, RMS error {error:.2f}")
+    finish(draw_panels(panels), args.out)
 
 
 if __name__ == "__main__":

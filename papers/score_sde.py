@@ -1,8 +1,7 @@
 """The chain in continuous time: the VP SDE, its reverse, its ODE, and the exact likelihood.
 
 Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations"
-(arXiv:2011.13456), Eq. 3, 6, 7, 11, 13, 29, 38 to 40 and 46, Algorithms 1, 3 and 5; and a loss of
-Song et al. 2021, "Maximum Likelihood Training of Score-Based Diffusion Models" (arXiv:2101.09258).
+(arXiv:2011.13456), Eq. 3, 6, 7, 11, 13, 29, 38 to 40 and 46, Algorithms 1, 3 and 5.
 
     python -m papers.score_sde [--checkpoint F] [--data NAME] [--n 32]
 
@@ -14,6 +13,7 @@ papers/variational_bound.py.  The paper's alpha_i is our alpha_bar_t, its time i
 is that of our chain at t = 0, 1, ..., T, whatever its schedule, and linear in between.  The ODE is
 solved on the clock c = log B, where it is smooth at both ends; its solution depends on no clock.
 
+- Nothing is trained: L_simple is Eq. 7 with their lambda(t) = 1 - alpha_bar_t.
 - All stop at t = 1, the last time the network was trained on.  For samples this is, at T = 1000,
   the paper's epsilon of 10^-3, where its SDE has the variance of x_1 (appendix C); then they take,
   as in the paper (appendix G), one step of denoising: Eq. 15 of Ho et al.  A likelihood is that of
@@ -30,9 +30,12 @@ from matplotlib.figure import Figure
 
 import data
 from papers import variational_bound
-from sample import (arguments, batch_size, check_writable, file_name, grid, integer, load,
-                    newest_checkpoint, one_line_errors, pick_device, save_figure)
-from train import L_simple
+from papers.kit.chain import first_noise, noise_like
+from papers.kit.ode import dormand_prince, heun_method
+from papers.kit.program import (chosen, finish, flags, held_out, program, show_rows, start,
+                                with_error)
+from plumbing.cli import track
+from sample import batch_size
 
 B_MAX, RUNS = 10.2, 4
 
@@ -73,7 +76,7 @@ class VPSDE:
         """
         start, end = np.interp(np.exp([self.start, self.end]), self.B, self.t)
         c = np.log(np.interp(np.linspace(start, end, n + 1), self.t, self.B)).tolist()
-        for c_t, c_s in data.track(list(zip(c, c[1:], strict=False)), "solving the SDE, steps"):
+        for c_t, c_s in track(list(zip(c, c[1:], strict=False)), "solving the SDE, steps"):
             yield c_t, c_s, -math.expm1(math.exp(c_s) - math.exp(c_t))
 
 
@@ -97,7 +100,7 @@ def euler_maruyama(ddpm, model, x_T, steps, generator=None):
     """
     sde, x = VPSDE(ddpm, model), x_T
     for c, _, beta in sde.steps(steps):
-        x = x + beta * (x / 2 + sde.score(x, c)) + math.sqrt(beta) * noise(x, generator)
+        x = x + beta * (x / 2 + sde.score(x, c)) + math.sqrt(beta) * noise_like(x, generator)
     return ddpm.estimate_x_0(model, x, 1, clip=False)
 
 
@@ -113,101 +116,43 @@ def predictor_corrector(ddpm, model, x_T, steps, snr=0.16, generator=None):
     small batches, and ||score|| a mean over the batch.  1 - beta, of the step just taken, stands
     for alpha_i, which is 1 - beta_i in the authors' code; by sec. 2.2 it would be alpha_bar.
 
-    Args:
-        ddpm, model, x_T, steps, generator: as for `euler_maruyama`.
-        snr: the paper's signal-to-noise ratio r; 0.16 is the default of the authors' code.  The
-            paper's Table 5 has it as the best for the VE SDE, and 0.01 for VP in 1000 steps.
-
-    Returns:
-        (B, ...) x_0, not clipped.  The model is called twice in a step.
+    The other arguments and what is returned are as for `euler_maruyama`; the model is called twice
+    in a step.  snr is the paper's signal-to-noise ratio r; 0.16 is the default of the authors'
+    code.  The paper's Table 5 has it as the best for the VE SDE, and 0.01 for VP in 1000 steps.
     """
     sde, x = VPSDE(ddpm, model), x_T
     for c_t, c_s, beta in sde.steps(steps):
         x = ((2 - math.sqrt(1 - beta)) * x + beta * sde.score(x, c_t)
-             + math.sqrt(beta) * noise(x, generator))
+             + math.sqrt(beta) * noise_like(x, generator))
         score = sde.score(x, c_s)
         ratio = snr * math.sqrt(x[0].numel()) / score.flatten(1).norm(dim=1).mean()
         step = 2 * (1 - beta) * ratio ** 2
-        x = x + step * score + (2 * step).sqrt() * noise(x, generator)
+        x = x + step * score + (2 * step).sqrt() * noise_like(x, generator)
     return ddpm.estimate_x_0(model, x, 1, clip=False)
-
-
-def noise(x, generator):
-    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
 @torch.no_grad()
 def heun(ddpm, model, x_T, steps):
-    """Solve the probability flow ODE by Heun's method, of order 2.  Song et al. 2021, Eq. 13.
+    """Solve the probability flow ODE in even steps, by Heun's method.  Song et al. 2021, Eq. 13.
 
     The steps are even on the clock c.  The arguments and what is returned are as for
     `euler_maruyama`; the model is called twice in a step.
     """
-    sde, x = VPSDE(ddpm, model), x_T
-    c = np.linspace(sde.start, sde.end, steps + 1).tolist()
-    for c_t, c_s in data.track(list(zip(c, c[1:], strict=False)), "solving the ODE, steps"):
-        slope = sde.flow(x, c_t)
-        x = x + (c_s - c_t) / 2 * (slope + sde.flow(x + (c_s - c_t) * slope, c_s))
-    return ddpm.estimate_x_0(model, x, 1, clip=False)
+    sde = VPSDE(ddpm, model)
+    x_1 = heun_method(sde.flow, x_T, sde.start, sde.end, steps)
+    return ddpm.estimate_x_0(model, x_1, 1, clip=False)
 
 
 @torch.no_grad()
 def adaptive(ddpm, model, x_T, rtol=1e-2, atol=1e-2):
     """Solve the probability flow ODE with steps of adapted size.  Song et al. 2021, appendix D.4.
 
-    Args:
-        ddpm, model, x_T: as for `euler_maruyama`.
-        rtol, atol: as for `dormand_prince`.
-
-    Returns:
-        x_0, (B, ...), not clipped, and how often the model was called.
+    The arguments are those of `euler_maruyama` and `dormand_prince`.  Returns x_0, (B, ...), not
+    clipped, and how often the model was called.
     """
     sde = VPSDE(ddpm, model)
     x_1, evaluations = dormand_prince(sde.flow, x_T, sde.start, sde.end, rtol, atol)
     return ddpm.estimate_x_0(model, x_1, 1, clip=False), evaluations + 1
-
-
-STAGES = ((1 / 5, (1 / 5,)),                                     # when, and weights of the slopes
-          (3 / 10, (3 / 40, 9 / 40)),
-          (4 / 5, (44 / 45, -56 / 15, 32 / 9)),
-          (8 / 9, (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729)),
-          (1, (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656)),
-          (1, (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)))    # the result
-ERROR = 71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40
-
-
-def dormand_prince(f, y, c, end, rtol, atol):
-    """Solve dy/dc = f(y, c).  Dormand & Prince 1980, "RK45": order 5 with an estimate of the error.
-
-    Args:
-        f: called as f(y, c), with y (B, ...) and a float c.
-        y, c, end: y at c; and where to stop, above or below c.
-        rtol, atol: a step is taken if in no y[i] the root mean square of its estimated errors, in
-            units of atol + rtol |y|, exceeds 1.
-
-    Returns:
-        y at `end`, and how often f was called.
-
-    Raises:
-        FloatingPointError: no step is small enough.
-    """
-    slope, h, evaluations = f(y, c), (end - c) / 20, 1
-    while c != end:
-        to = end if abs(h) >= abs(end - c) else c + h
-        h, slopes = to - c, [slope]
-        for when, weights in STAGES:
-            new = y + h * sum(w * k for w, k in zip(weights, slopes, strict=True))
-            slopes.append(f(new, c + when * h))
-        evaluations += len(STAGES)
-        error = h * sum(w * k for w, k in zip(ERROR, slopes, strict=True))
-        error = error / (atol + rtol * torch.maximum(y.abs(), new.abs()))
-        error = error.flatten(1).square().mean(1).max().sqrt().item()
-        if error <= 1:                                           # so written, it refuses NaN too
-            y, c, slope = new, to, slopes[-1]                    # where the next step begins
-        elif abs(h) < 1e-6:
-            raise FloatingPointError(f"the ODE cannot be solved to rtol {rtol:g}, atol {atol:g}")
-        h *= min(5, max(0.2, 0.9 * max(error, 1e-9) ** -0.2))
-    return y, evaluations
 
 
 # ---- likelihood ----
@@ -266,93 +211,46 @@ def bits_per_dim(ddpm, model, x, rtol=1e-4, atol=1e-4, generator=None):
     return nats / (x[0].numel() * math.log(2)) + math.log2(127.5)
 
 
-# ---- two weightings of the loss, for train.train ----
-
-def perceptual_loss(ddpm, model, x_0, labels):
-    """Compute Eq. 7 of Song et al. 2021 with lambda(t) = sigma_t^2 = 1 - alpha_bar_t, their Eq. 3.
-
-        lambda(t) || score_theta(x_t, t) - grad log q(x_t | x_0) ||^2
-            = lambda(t) / (1 - alpha_bar_t) || eps_theta(x_t, t) - eps ||^2
-
-    It is L_simple.  The arguments and what is returned are those of `train.L_simple`.
-    """
-    return L_simple(ddpm, model, x_0, labels)
-
-
-def likelihood_loss(ddpm, model, x_0, labels):
-    """Compute the same with lambda(t) = beta_t = g(t)^2, which makes it bound the likelihood.
-
-        beta_t / (1 - alpha_bar_t) || eps_theta(x_t, t) - eps ||^2
-
-    T/2 times the mean over t is in nats a pixel what depends on the model in the bound of
-    2101.09258; it is Eq. 12 of Ho et al. 2020 for sigma_t^2 = beta_t, but for 1 / alpha_t.
-    """
-    losses, t = L_simple(ddpm, model, x_0, labels)
-    return ddpm.beta[t] / ddpm.one_minus_alpha_bar[t] * losses, t
-
-
 # ---- the picture ----
 
 def draw_figure(drawn, ode, chain):
-    """Draw samples, of one x_T in each column, and bits/dim of each image."""
+    """Draw samples {name: (x_0, evaluations)}, of one x_T in each column, and bits/dim."""
     figure = Figure(figsize=(12, 4.6), layout="constrained")
-    rows, scatter = figure.subplots(1, 2, width_ratios=(1.7, 1))
-    x_0 = torch.cat([x_0 for x_0, _ in drawn.values()])
-    picture = grid(x_0, len(x_0) // 4)
-    rows.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    rows.set_yticks([picture.height * (i + 0.5) / 4 for i in range(4)],
-                    [f"{name}\n{count} evaluations" for name, (_, count) in drawn.items()])
-    rows.set(xticks=[], title="one score, four solvers; each column from one x_T")
-    scatter.plot(chain, ode, "o", alpha=0.6)
-    scatter.axline((chain[0], chain[0]), slope=1, color="black", lw=0.8)
-    scatter.set(xlabel="bound of the chain (bits/dim)", ylabel="likelihood of the ODE (bits/dim)",
-                title=f"{len(ode)} images")
+    left, right = figure.subplots(1, 2, width_ratios=(1.7, 1))
+    show_rows(left, {f"{name}\n{count} evaluations": x_0 for name, (x_0, count) in drawn.items()},
+              "one score, four solvers; each column from one x_T")
+    right.plot(chain, ode, "o", alpha=0.6)
+    right.axline((chain[0], chain[0]), slope=1, color="black", lw=0.8)
+    right.set(xlabel="bound of the chain (bits/dim)", ylabel="likelihood of the ODE (bits/dim)")
     return figure
 
 
-def main(argv=None):
-    parser = arguments(__doc__)
-    parser.add_argument("--data", help="data set or folder (default: what it was trained on)")
-    parser.add_argument("--n", type=integer(2), default=32, help="images to find bits/dim of (32)")
-    parser.add_argument("--out", type=file_name(".png"), default="score_sde.png",
-                        help="the figure, a PNG (score_sde.png)")
-    args = parser.parse_args(argv)
-    with one_line_errors("score_sde.py"):
-        run(args)
-
-
 def run(args):
-    device, checkpoint = pick_device(args.device), args.checkpoint or newest_checkpoint()
-    config, ddpm, model = load(checkpoint, device)
-    name, C, H = args.data or config["data"], config["image_channels"], config["image_size"]
-    x, _ = data.load(name, H, C, "test", config["data_dir"])
-    if len(x) < 2:
-        raise ValueError(f"{name} has one image, and a standard error takes two")
-    check_writable(args.out)
-    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(args.seed))[:args.n]]
+    device, checkpoint, config, ddpm, model = start(args)
+    x, _ = chosen(args, *held_out(config, args.data, least=2))
+    C, H, name = config["image_channels"], config["image_size"], args.data or config["data"]
     print(f"{len(x)} images of {name} under {checkpoint}, T = {ddpm.T}, on {device}")
-    generator = torch.Generator(device).manual_seed(args.seed)
-    x_T = torch.randn(min(8, batch_size(H)), C, H, H, generator=generator, device=device)
-    drawn = {"Euler-Maruyama": (euler_maruyama(ddpm, model, x_T, 100, generator), 101),
-             "predictor-corrector": (predictor_corrector(ddpm, model, x_T, 50, generator=generator),
-                                     101),
-             "ODE, Heun": (heun(ddpm, model, x_T, 50), 101),
-             "ODE, adaptive": adaptive(ddpm, model, x_T)}
+    x_T, generator = first_noise(args.seed, (min(8, batch_size(H)), C, H, H), device)
+    each = ddpm, model, x_T
+    drawn = {"Euler-Maruyama": (euler_maruyama(*each, 100, generator), 101),
+             "predictor-corrector": (predictor_corrector(*each, 50, generator=generator), 101),
+             "ODE, Heun": (heun(*each, 50), 101), "ODE, adaptive": adaptive(*each)}
     parts = x.to(device).split(max(1, batch_size(H) // 4 // RUNS))           # gradients take memory
     ode = torch.cat([bits_per_dim(ddpm, model, part.repeat(RUNS, 1, 1, 1), generator=generator)
-                     .reshape(RUNS, -1).mean(0) for part in data.track(parts, "likelihood, parts")])
+                     .reshape(RUNS, -1).mean(0) for part in track(parts, "likelihood, parts")])
     L, _ = variational_bound.score(ddpm, model, x, generator)
     chain = L[config["variance"]].sum(1)
-    save_figure(draw_figure(drawn, ode, chain), args.out)
+    for variance, bits in L.items():
+        print(f"bound of the chain, sigma_t^2 = {variance}: {with_error(bits.sum(1), 3)} bits/dim")
+    finish(draw_figure(drawn, ode, chain), args.out,
+           f"finding: the ODE has {with_error(ode, 3)} bits/dim, {with_error(chain - ode, 3)} less "
+           f"than the bound of its chain, and less for {(ode < chain).sum()} of {len(x)} images")
 
-    def text(bits):
-        return f"{bits.mean():.3f} +- {bits.std() / math.sqrt(len(bits)):.3f} bits/dim"
 
-    for variance, each in L.items():
-        print(f"bound of the chain, sigma_t^2 = {variance}: {text(each.sum(1))}")
-    print(f"finding: the ODE has {text(ode)}, {text(chain - ode)} less than the bound of its chain "
-          f"has, and less for {(ode < chain).sum()} of {len(x)} images")
-    print(f"wrote {args.out}")
+def main(argv=None):
+    parser = flags(__doc__, "score_sde.png", 32, least=2, help="images to find bits/dim of")
+    parser.add_argument("--data", help="data set or folder (default: what it was trained on)")
+    program(parser, run, argv)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,11 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageOps
 
 import data
-from benchmarks.recognise import readable, share_read_as, train_classifier
-from papers.ddim import nearest
-from papers.experiments import decode
-from papers.improved_ddpm import respace
-from sample import (arguments, check_writable, file_name, grid, integer, load,
-                    newest_checkpoint, one_line_errors, pick_device, save_figure)
+from papers.kit.chain import decode, noise_like, respace
+from papers.kit.judge import apart, nearest, readable, share_read_as, train_classifier
+from papers.kit.program import finish, flags, held_out, program, show_rows, start
+from plumbing.cli import track
+from plumbing.folder import fit
 
 SHARES = 0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1                      # t_0 / T
 SHOWN, STEPS = 0.3, 250
@@ -60,7 +59,7 @@ def edit(ddpm, model, guide, t_0, clip=True, generator=None):
     """
     if not 0 <= t_0 <= ddpm.T:
         raise ValueError(f"t_0 must be in 0..{ddpm.T}, not {t_0}")
-    z = torch.randn(guide.shape, generator=generator, device=guide.device, dtype=guide.dtype)
+    z = noise_like(guide, generator)
     return decode(ddpm, model, ddpm.q_sample(guide, t_0, z), t_0, clip, generator)
 
 
@@ -73,32 +72,57 @@ def draw_digits(size, channels):
         image = Image.new("L", (100, 100))
         line = [POINTS[int(k)] for k in stroke]
         ImageDraw.Draw(image).line(line, fill=255, width=14, joint="curve")
-        drawings.append(torch.tensor(data.fit(image, size, channels)))
+        drawings.append(torch.tensor(fit(image, size, channels)))
     return torch.stack(drawings)
 
 
 def open_guide(path, size, channels):
     """Return a picture as (1, C, H, W) uint8, cropped square."""
     with Image.open(path) as image:
-        return torch.tensor(data.fit(ImageOps.exif_transpose(image), size, channels))[None]
+        return torch.tensor(fit(ImageOps.exif_transpose(image), size, channels))[None]
 
 
-def distance(x, y):
-    """Return the mean, over pairs of images, of their RMS distance."""
-    return (x - y).square().flatten(1).mean(1).sqrt().mean().item()
+def main(argv=None):
+    parser = flags(__doc__, "sdedit.png", 6, help="edits of each drawing, or tens of a --guide")
+    parser.add_argument("--guide", type=Path, help="a picture to edit, instead of drawn digits; as "
+                        "light and dark as the data, of digits white on black")
+    program(parser, run, argv)
 
 
-def draw_figure(T, rows, points, usual, shares):
-    """Draw rows {t_0: images}, points {t_0: (distance to the drawing, to the nearest)}, shares."""
+def run(args):
+    device, checkpoint, config, ddpm, model = start(args)
+    C, H, T = config["image_channels"], config["image_size"], ddpm.T
+    guide = open_guide(args.guide, H, C).expand(10, -1, -1, -1) if args.guide else draw_digits(H, C)
+    x, _ = held_out(config, least=2)                 # there must be others to compare with
+    known, others = x[:min(100, len(x) // 2)], x[min(100, len(x) // 2):10_000]
+    print(f"{args.guide or 'ten drawings'}, edited by {checkpoint}, T = {T}, on {device}")
+
+    ddpm, model = respace(ddpm, model, min(STEPS, T))
+    generator = torch.Generator(device).manual_seed(args.seed)
+    guide = data.to_model(guide).repeat(args.n, 1, 1, 1).to(device)
+    edits = {t_0: edit(ddpm, model, guide, t_0, generator=generator) for t_0 in track(
+        sorted({round(share * ddpm.T) for share in SHARES}), "editing, t_0")}
+    points = {t_0: (apart(x_0, guide), nearest(x_0.cpu(), others)) for t_0, x_0 in edits.items()}
+    usual, shares, t_0 = nearest(data.to_model(known), others), {}, round(SHOWN * ddpm.T)
+    finding = (f"From t_0 = {SHOWN} T the edits are at an RMS distance of {points[t_0][0]:.3f} "
+               f"from the drawings, and of {points[t_0][1]:.3f} from the nearest held-out image, "
+               f"from which the drawings are {points[0][1]:.3f} and held-out images {usual:.3f}")
+    if readable(config) and not args.guide:
+        net, drawn = train_classifier(H, device)[0], torch.arange(10, device=device).repeat(args.n)
+        shares = {each: share_read_as(net, x_0, drawn) for each, x_0 in edits.items()}
+        finding += (f"; {shares[t_0]:.1%} are read as the digit drawn, of the drawings "
+                    f"{shares[0]:.1%}")
+    finish(draw_figure(ddpm.T, edits, points, usual, shares), args.out, finding)
+
+
+def draw_figure(T, edits, points, usual, shares):
+    """Draw edits {t_0: images}, points {t_0: (distance to the drawing, to the nearest)}, shares."""
     figure = Figure(figsize=(14, 6.5), layout="constrained")
     mosaic = [["rows", "plane"], ["rows", "read"]] if shares else [["rows", "plane"]]
     axes = figure.subplot_mosaic(mosaic, width_ratios=(1.3, 1))
-    picture = grid(torch.cat(list(rows.values())), len(rows[0]))
-    axes["rows"].imshow(picture, cmap="gray", vmin=0, vmax=255)
-    row = picture.height / len(rows)
-    axes["rows"].set_yticks([row * (i + 0.5) for i in range(len(rows))],
-                            ["drawing" if t_0 == 0 else f"{t_0 / T:.2g}" for t_0 in rows])
-    axes["rows"].set(xticks=[], title="what becomes of a drawing, by $t_0 / T$")
+    show_rows(axes["rows"], {f"{t_0 / T:.2g}" if t_0 else "drawing": x_0
+                             for t_0, x_0 in edits.items()},
+              "what becomes of a drawing, by $t_0 / T$", most=10)
     axes["plane"].plot(*zip(*points.values(), strict=True), ".-")
     for t_0, point in points.items():
         axes["plane"].annotate(f"{t_0 / T:.2g}", point, (3, 4), textcoords="offset points")
@@ -111,57 +135,6 @@ def draw_figure(T, rows, points, usual, shares):
         axes["read"].plot([t_0 / T for t_0 in shares], list(shares.values()), ".-")
         axes["read"].set(xlabel="$t_0 / T$", ylim=(0, 1.05), title="share read as the digit drawn")
     return figure
-
-
-def main(argv=None):
-    parser = arguments(__doc__)
-    parser.add_argument("--guide", type=Path, help="a picture to edit, instead of drawn digits; as "
-                        "light and dark as the data, of digits white on black")
-    parser.add_argument("--n", type=integer(1), default=6,
-                        help="edits of each drawing, or tens of edits of a --guide (6)")
-    parser.add_argument("--out", type=file_name(".png"), default="sdedit.png",
-                        help="the picture, a PNG (sdedit.png)")
-    args = parser.parse_args(argv)
-    with one_line_errors("sdedit.py"):
-        run(args)
-
-
-def run(args):
-    device, checkpoint = pick_device(args.device), args.checkpoint or newest_checkpoint()
-    config, ddpm, model = load(checkpoint, device)
-    C, H, T = config["image_channels"], config["image_size"], ddpm.T
-    guide = open_guide(args.guide, H, C).expand(10, -1, -1, -1) if args.guide else draw_digits(H, C)
-    x, _ = data.load(config["data"], H, C, "test", config["data_dir"])
-    if len(x) < 2:
-        raise ValueError(f"{config['data']} has one image, and there must be others to compare")
-    half = min(100, len(x) // 2)
-    known, others = x[:half], x[half:10_000]
-    check_writable(args.out)
-    print(f"{args.guide or 'ten drawings'}, edited by {checkpoint}, T = {T}, on {device}")
-
-    ddpm, model = respace(ddpm, model, min(STEPS, T))
-    times = sorted({round(share * ddpm.T) for share in SHARES})
-    generator = torch.Generator(device).manual_seed(args.seed)
-    guide = data.to_model(guide).repeat(args.n, 1, 1, 1).to(device)
-    edits = {t_0: edit(ddpm, model, guide, t_0, generator=generator)
-             for t_0 in data.track(times, "editing, t_0")}
-    points = {t_0: (distance(x_0, guide), nearest(x_0.cpu(), others))
-              for t_0, x_0 in edits.items()}
-    shares, usual = {}, nearest(data.to_model(known), others)
-    if readable(config) and not args.guide:
-        net, _ = train_classifier(H, device)
-        drawn = torch.arange(10, device=device).repeat(args.n)
-        for t_0, x_0 in edits.items():
-            shares[t_0] = share_read_as(net, x_0, drawn)
-    save_figure(draw_figure(ddpm.T, {t_0: x_0[:10] for t_0, x_0 in edits.items()}, points, usual,
-                            shares), args.out)
-    t_0 = round(SHOWN * ddpm.T)
-    print(f"From t_0 = {SHOWN} T the edits are at an RMS distance of {points[t_0][0]:.3f} from the "
-          f"drawings, and of {points[t_0][1]:.3f} from the nearest held-out image, from which the "
-          f"drawings are {points[0][1]:.3f} and held-out images {usual:.3f}" + (
-              f"; {shares[t_0]:.1%} are read as the digit drawn, of the drawings {shares[0]:.1%}"
-              if shares else ""))
-    print(f"wrote {args.out}")
 
 
 if __name__ == "__main__":

@@ -19,25 +19,22 @@ The paper's x is `low`, its y_0 is x_0, and its gamma alpha_bar.  Its network is
 from between two steps of the chain (sec. 2.4), and ours t; its low is bicubic, and ours the mean of
 each square of pixels, as for DPS; there is no cascade.
 """
-import math
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import nn
 
 import data
 import train
-from benchmarks.recognise import readable, share_read_as, train_classifier
 from papers import dps
-from papers.dps import pool, psnr
-from papers.training import ASSETS, load_eps, train_eps
-from sample import NETWORK, SHIPPED as UNCONDITIONAL
-from sample import (arguments, batch_size, check_writable, draw, file_name, grid, integer,
-                    load, one_line_errors, pick_device, save_figure)
+from papers.dps import pool
+from papers.kit.judge import psnr, readable, rms, share_read_as, train_classifier
+from papers.kit.program import (chosen, draw_panels, finish, flags, held_out, program, start,
+                                with_error)
+from papers.kit.training import ASSETS, load_eps, train_eps
+from plumbing.cli import integer
+from sample import SHIPPED as UNCONDITIONAL, batch_size, draw, load
 from unet import UNet, initialise
 
 SHIPPED = ASSETS / "super_resolution.pt"
@@ -66,7 +63,11 @@ class LowUNet(UNet):
             low: (B, C, h, w) in [-1, 1].  None is a grey image: so train.py, which knows of no low,
                 draws its grids, which therefore show what the network makes of grey.
         """
-        low = torch.zeros_like(x_t) if low is None else enlarge(low, x_t.shape[2:]).to(x_t)
+        low = torch.zeros_like(x_t) if low is None else low
+        if low.dim() != 4 or low.shape[:2] != x_t.shape[:2]:
+            raise ValueError(f"low, {tuple(low.shape)}, must be (B, C, h, w) with the B and C of "
+                             f"x_t, {tuple(x_t.shape)}")
+        low = enlarge(low, x_t.shape[2:]).to(x_t)
         return super().forward(torch.cat([x_t, low], dim=1), t)
 
 
@@ -75,8 +76,7 @@ def conditional_loss(ddpm, model, x_0, labels):
 
         E || eps - eps_theta(x_t, t, low) ||^2,   low = pool(x_0)
     """
-    low = pool(x_0, FACTOR)
-    return train.L_simple(ddpm, lambda x_t, t: model(x_t, t, low), x_0, labels)
+    return train.L_simple(ddpm, around(model, pool(x_0, FACTOR)), x_0, labels)
 
 
 def around(model, low):
@@ -113,59 +113,24 @@ def spread(x):
 
 # ---- the program ----
 
-def network(config):
-    return LowUNet(**{name: config[name] for name in NETWORK})
-
-
-@dataclass
-class Config(train.Config):
-    out: str = train.arg("runs/papers/super_resolution", "folder of the run")
-
-
-def run_train(argv):
-    train_eps(argv, Config, __doc__, network, lambda config: conditional_loss)
-
-
-def draw_figure(rows):
-    """Draw {title: (N, C, H, W)} as one row each."""
-    N = min(16, *(len(x) for x in rows.values()))
-    figure = Figure(figsize=(0.62 * N + 2, 0.62 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    image = grid(torch.cat([x[:N] for x in rows.values()]), N)
-    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([image.height / len(rows) * (k + 0.5) for k in range(len(rows))], rows)
-    return figure
-
-
 def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
-    parser = arguments(__doc__, "the one that ships")
+    parser = flags(__doc__, "super_resolution.png", 12, 2, "number of images", "the one that ships")
     parser.add_argument("--unconditional", type=Path, default=UNCONDITIONAL,
                         help="checkpoint of train.py for DPS (the one that ships)")
-    parser.add_argument("--n", type=integer(2), default=12, help="number of images (12)")
     parser.add_argument("--samples", type=integer(2), default=3, help="of SR3, per image (3)")
-    parser.add_argument("--out", type=file_name(".png"), default="super_resolution.png",
-                        help="the figure, a PNG (super_resolution.png)")
-    with one_line_errors("super_resolution.py"):
-        if argv[:1] == ["train"]:
-            run_train(argv[1:])
-        else:
-            run(parser.parse_args(argv))
+    program(parser, run, argv, lambda argv: train_eps(
+        argv, train.Config, __doc__, LowUNet, lambda config: conditional_loss))
 
 
 def run(args):
-    device, checkpoint = pick_device(args.device), args.checkpoint or SHIPPED
-    config, ddpm, model = load_eps(checkpoint, device, network)
+    device, checkpoint, config, ddpm, model = start(
+        args, SHIPPED, lambda path, device: load_eps(path, device, LowUNet))
     other, process, unconditional = load(args.unconditional, device)
-    C, H = config["image_channels"], config["image_size"]
-    if (other["image_channels"], other["image_size"]) != (C, H):
+    if any(other[name] != config[name] for name in ("image_channels", "image_size")):
         raise ValueError(f"{args.unconditional} and {checkpoint} are not of the same kind of image")
-    x, labels = data.load(config["data"], H, C, "test", config["data_dir"])
-    i = torch.randperm(len(x), generator=torch.Generator().manual_seed(args.seed))[:args.n]
-    x_0 = data.to_model(x[i]).to(device)
+    (x, labels), H = chosen(args, *held_out(config)), config["image_size"]
+    x_0 = data.to_model(x).to(device)
     low = pool(x_0, FACTOR)
-    check_writable(args.out)
     print(f"{len(x_0)} images of {config['data']} from {H // FACTOR} x {H // FACTOR}, on {device}")
 
     generator = torch.Generator(device).manual_seed(args.seed)
@@ -180,22 +145,14 @@ def run(args):
             "SR3, another": samples[1], f"mean of {args.samples}": samples.mean(0), "truth": x_0}
     net = train_classifier(H, device)[0] if readable(config) else None
     for name, image in rows.items():
-        off = (pool(image, FACTOR) - low).square().mean().sqrt()
-        quality = "" if image is x_0 else f"{mean(psnr(image, x_0))} dB"
-        digit = ""
-        if net:
-            right = share_read_as(net, image, labels[i].to(device))
-            digit = f", {right:6.1%} read as the true digit"
-        print(f"{name:14} {quality:18} its low is off by {off:.3f}{digit}")
-    save_figure(draw_figure(rows), args.out)
-    error = ((samples - x_0) ** 2).flatten(2).mean((0, 2))
-    print(f"SR3 samples are {error.mean().sqrt():.3f} from the truth (RMS) and "
-          f"{spread(samples).mean().sqrt():.3f} from each other; exact ones would be as far from "
-          f"either\nwrote {args.out}")
-
-
-def mean(values):
-    return f"{values.mean():6.2f} +- {values.std() / math.sqrt(len(values)):.2f}"
+        quality = "" if image is x_0 else f"{with_error(psnr(image, x_0), 2)} dB"
+        share = net and share_read_as(net, image, labels.to(device))
+        print(f"{name:14} {quality:17} its low is off by {rms(pool(image, FACTOR) - low):.3f}"
+              + (f", {share:6.1%} read as the true digit" if net else ""))
+    finish(draw_panels({"": rows}, size=(0.6 * min(16, args.n) + 2, 4.4), most=16), args.out,
+           f"SR3 samples are {rms(samples - x_0):.3f} from the truth (RMS) and "
+           f"{spread(samples).mean().sqrt():.3f} from each other; exact ones would be as far from "
+           "either")
 
 
 if __name__ == "__main__":

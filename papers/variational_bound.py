@@ -27,27 +27,12 @@ import torch
 from matplotlib.figure import Figure
 
 import data
-from sample import (arguments, batch_size, check_writable, file_name, integer, load,
-                    newest_checkpoint, one_line_errors, pick_device, save_figure)
-
-
-def kl(mean_q, variance_q, mean_p, variance_p):
-    """Return KL(N(mean_q, variance_q) || N(mean_p, variance_p)), each entry its own, in nats.
-
-    This is Eq. 8 with its C written out.  With mu_theta of Eq. 11 the last summand is Eq. 12.
-
-        KL = 1/2 (log(variance_p / variance_q) + variance_q / variance_p - 1)          this is C
-           + (mean_q - mean_p)^2 / (2 variance_p)
-
-    Args:
-        mean_q, mean_p: tensors of one shape, or that broadcast.
-        variance_q, variance_p: positive floats.
-
-    Returns:
-        A tensor of their shape.
-    """
-    ratio = variance_q / variance_p
-    return (ratio - 1 - math.log(ratio)) / 2 + (mean_q - mean_p) ** 2 / (2 * variance_p)
+from ddpm import at
+from papers.kit.analytic import kl
+from papers.kit.chain import noise_like
+from papers.kit.program import chosen, finish, flags, held_out, program, start, with_error
+from plumbing.cli import track
+from sample import batch_size
 
 
 def decoder_nll(x_0, mean, sigma):
@@ -96,18 +81,50 @@ def send(ddpm, model, x_0, clip=True, generator=None):
     Yields:
         t = T, ..., 0; x_t, as received; and x_0_hat, the estimate made from it (at t = 0, x_0).
     """
-    def z():
-        return torch.randn(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
-
-    x_t = ddpm.q_sample(x_0, ddpm.T, z())                                       # Eq. 4
+    x_t = ddpm.q_sample(x_0, ddpm.T, noise_like(x_0, generator))                # Eq. 4
     for t in range(ddpm.T, 0, -1):
         yield t, x_t, ddpm.estimate_x_0(model, x_t, t, clip)
-        if t > 1:
-            x_t = ddpm.posterior_mean(x_0, x_t, t) + ddpm.beta_tilde[t].sqrt() * z()     # Eq. 6, 7
+        if t > 1:                                                               # Eq. 6, 7
+            z = noise_like(x_0, generator)
+            x_t = ddpm.posterior_mean(x_0, x_t, t) + ddpm.beta_tilde[t].sqrt() * z
     yield 0, x_0, x_0
 
 
-def bound(ddpm, model, x_0, clip=True, generator=None, label="scoring, times"):
+def positive_beta_tilde(ddpm):
+    """Return beta_tilde, (T + 1,), with beta_tilde_2 (for T = 1, beta_1) for beta_tilde_1 = 0."""
+    beta_tilde = ddpm.beta_tilde.clone()
+    beta_tilde[1] = beta_tilde[2] if ddpm.T > 1 else ddpm.beta[1]
+    return beta_tilde
+
+
+def term(ddpm, x_0, x_t, t, x_0_hat, variance):
+    """Return L_{t-1} of each image at one x_t: Ho et al. 2020, Eq. 8, or Eq. 13 where t = 1.
+
+    Args:
+        ddpm: DDPM.
+        x_0: (B, C, H, W) float images with the values of `decoder_nll`.
+        x_t, x_0_hat: (B, C, H, W); gradients reach x_0_hat, and variance.
+        t: (B,) int64 times in 1..T, or one int for all.
+        variance: of p_theta(x_{t-1} | x_t), a tensor that broadcasts against x_t.
+
+    Returns:
+        (B,) float32 bits/dim.
+    """
+    mu_tilde, mu_theta = (ddpm.posterior_mean(x, x_t, t) for x in (x_0, x_0_hat))
+    variance = variance.expand_as(x_t)
+    nats = kl(mu_tilde, at(positive_beta_tilde(ddpm), t, x_t), mu_theta, variance)
+    last = torch.as_tensor(t, device=x_t.device).expand(len(x_t)) == 1
+    L_0 = decoder_nll(x_0[last], mu_theta[last], variance[last].sqrt().cpu().double())
+    return nats.index_put((last,), L_0.to(nats)).flatten(1).mean(1) / math.log(2)
+
+
+def prior_term(ddpm, x_0):
+    """Return L_T of each image, (B,) bits/dim: it is exact, and no network changes it."""
+    mean, variance = ddpm.alpha_bar[ddpm.T].sqrt() * x_0, ddpm.one_minus_alpha_bar[ddpm.T].item()
+    return kl(mean, variance, 0, 1).flatten(1).mean(1) / math.log(2)
+
+
+def bound(ddpm, model, x_0, clip=True, generator=None):
     """Estimate every term of the bound for each image.  Ho et al. 2020, Eq. 3, written as Eq. 5.
 
     L_T is exact.  The others are exact at one x_1, ..., x_T drawn from q, and so unbiased.  (The
@@ -116,35 +133,22 @@ def bound(ddpm, model, x_0, clip=True, generator=None, label="scoring, times"):
 
     Args:
         ddpm, model, x_0, clip, generator: as for `send`; x_0 with the values of `decoder_nll`.
-        label: what the line of progress says.
 
     Returns:
         L: {"beta": (B, T + 1), "beta_tilde": (B, T + 1)} float64 bits/dim for the two variances of
             sec. 3.2, whichever ddpm has; [:, t] is L_t.
         mse: (B, T + 1) float64, the mean squared error of x_0_hat made from x_t; 0 at t = 0.
     """
-    def mean(values):                                # over the pixels
-        return values.flatten(1).mean(1).cpu().double()
-
-    T, beta_tilde = ddpm.T, ddpm.beta_tilde.tolist()
-    variances = {"beta": ddpm.beta.tolist(), "beta_tilde": beta_tilde.copy()}
-    variances["beta_tilde"][1] = beta_tilde[2] if T > 1 else variances["beta"][1]
-    L = {name: torch.empty(len(x_0), T + 1, dtype=torch.float64) for name in variances}
-    mse = torch.empty(len(x_0), T + 1, dtype=torch.float64)
-    for t, x_t, x_0_hat in data.track(send(ddpm, model, x_0, clip, generator), label, T + 1):
-        mse[:, t] = mean((x_0_hat - x_0) ** 2)
-        if t == 0:
-            continue                                 # L_0 is about x_0 given x_1
-        mu_tilde, mu_theta = (ddpm.posterior_mean(x, x_t, t) for x in (x_0, x_0_hat))
+    shape = len(x_0), ddpm.T + 1
+    variances = {"beta": ddpm.beta, "beta_tilde": positive_beta_tilde(ddpm)}
+    L = {name: torch.empty(shape, dtype=torch.float64) for name in variances}
+    mse = torch.empty(shape, dtype=torch.float64)
+    steps = send(ddpm, model, x_0, clip, generator)
+    for t, x_t, x_0_hat in track(steps, f"scoring {len(x_0)} images, times", ddpm.T + 1):
+        mse[:, t] = ((x_0_hat - x_0) ** 2).flatten(1).mean(1)
         for name, variance in variances.items():
-            if t > 1:
-                L[name][:, t - 1] = mean(kl(mu_tilde, beta_tilde[t], mu_theta, variance[t]))
-            else:
-                L[name][:, 0] = mean(decoder_nll(x_0, mu_theta, math.sqrt(variance[1])))
-    mean_T = ddpm.alpha_bar[T].sqrt() * x_0
-    for nats in L.values():
-        nats[:, T] = mean(kl(mean_T, ddpm.one_minus_alpha_bar[T].item(), 0, 1))
-        nats /= math.log(2)
+            L[name][:, t - 1] = (term(ddpm, x_0, x_t, t, x_0_hat, variance[t]) if t > 0
+                                 else prior_term(ddpm, x_0))                 # [:, -1] is L_T
     return L, mse
 
 
@@ -176,75 +180,50 @@ def terms(L):
 
 def draw_figure(rate, distortion):
     """Draw Fig. 5: distortion and rate along the chain, and one against the other."""
-    T = len(rate) - 1
-    steps, rate, distortion = T - torch.arange(1, T + 1), rate[1:], distortion[1:]
     figure = Figure(figsize=(12, 3.6), layout="constrained")
-    time, d, r = "reverse process steps (T - t)", "distortion (RMSE, 0..255)", "rate (bits/dim)"
-    for axes, x, y, labels in zip(figure.subplots(1, 3), (steps, steps, rate),
-                                  (distortion, rate, distortion), ((time, d), (time, r), (r, d)),
-                                  strict=True):
+    steps = torch.arange(len(rate) - 1).flip(0), "reverse process steps (T - t)"
+    d, r = (distortion[1:], "distortion (RMSE, 0..255)"), (rate[1:], "rate (bits/dim)")
+    for axes, (x, xlabel), (y, ylabel) in zip(figure.subplots(1, 3), (steps, steps, r), (d, r, d),
+                                              strict=True):
         axes.plot(x, y)
-        axes.set(xlabel=labels[0], ylabel=labels[1], ylim=(0, None))
+        axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
         axes.grid(alpha=0.3)
     return figure
 
 
-def main(argv=None):
-    parser = arguments(__doc__)
-    parser.add_argument("--data", help="data set or folder (default: what it was trained on)")
-    parser.add_argument("--split", choices=("test", "train"), default="test",
-                        help="of the data set; a folder has one only (test)")
-    parser.add_argument("--n", type=integer(2), default=64, help="number of images (64)")
-    parser.add_argument("--out", type=file_name(".png"), default="variational_bound.png",
-                        help="the figure, a PNG (variational_bound.png)")
-    args = parser.parse_args(argv)
-    with one_line_errors("variational_bound.py"):
-        run(args)
-
-
-def run(args):
-    device, checkpoint = pick_device(args.device), args.checkpoint or newest_checkpoint()
-    config, ddpm, model = load(checkpoint, device)
-    name = args.data or config["data"]
-    x, _ = data.load(name, config["image_size"], config["image_channels"], args.split,
-                     config["data_dir"])
-    if len(x) < 2:
-        raise ValueError(f"{name} has one image, and a standard error takes two")
-    check_writable(args.out)
-    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(args.seed))[:args.n]]
-    split = "" if Path(name).is_dir() else f" ({args.split})"
-    print(f"{len(x)} images of {name}{split} under {checkpoint}, T = {ddpm.T}, on {device}")
-    L, mse = score(ddpm, model, x, torch.Generator(device).manual_seed(args.seed))
-    rate, distortion = rate_distortion(L[config["variance"]], mse)
-    print_tables(terms(L), rate, distortion, config["variance"])
-    save_figure(draw_figure(rate, distortion), args.out)
-    print(f"\nwrote {args.out}")
-
-
 def score(ddpm, model, x, generator):
     """Return `bound` of a data set, x (N, C, H, W) uint8, in batches of bounded size."""
-    size, results = batch_size(x.shape[2]), []
-    for start in range(0, len(x), size):
-        x_0 = data.to_model(x[start:start + size]).to(generator.device)
-        label = f"scoring {start + 1}..{start + len(x_0)} of {len(x)}, times"
-        results.append(bound(ddpm, model, x_0, generator=generator, label=label))
+    results = [bound(ddpm, model, data.to_model(part).to(generator.device), generator=generator)
+               for part in x.split(batch_size(x.shape[2]))]
     L = {name: torch.cat([L[name] for L, _ in results]) for name in results[0][0]}
     return L, torch.cat([mse for _, mse in results])
 
 
-def print_tables(rows, rate, distortion, variance):
+def run(args):
+    device, checkpoint, config, ddpm, model = start(args)
+    name, variance = args.data or config["data"], config["variance"]
+    x, _ = chosen(args, *held_out(config, name, 2, args.split))              # 2: standard errors
+    split = "" if Path(name).is_dir() else f" ({args.split})"
+    print(f"{len(x)} images of {name}{split} under {checkpoint}, T = {ddpm.T}, on {device}")
+    L, mse = score(ddpm, model, x, torch.Generator(device).manual_seed(args.seed))
+    rate, distortion = rate_distortion(L[variance], mse)
     print(f"\n{'bits/dim +- standard error':33}" + "".join(
         f"{title:>20}" for title in ("L_T", "L_1 + ... + L_T-1", "L_0", "L")))
-    for title, values in rows.items():
-        errors = values.std(0) / math.sqrt(len(values))
-        print(f"{title:33}" + "".join(f"{mean:11.5f} +- {error:.4f}" for mean, error in
-                                      zip(values.mean(0), errors, strict=True)))
+    for title, values in terms(L).items():
+        print(f"{title:33}" + "".join(f"{with_error(x, 5):>20}" for x in values.T))
     print(f"\n{'T - t + 1':>9} {'t':>5} {'rate (bits/dim)':>17} {'distortion (RMSE, 0..255)':>27}"
           f"      (with x_t received; sigma^2 = {variance})")
-    T = len(rate) - 1
-    for steps in sorted({max(1, T * i // 10) for i in range(1, 11)}, reverse=True):
-        t = T + 1 - steps
-        print(f"{steps:9} {t:5} {rate[t]:17.5f} {distortion[t]:27.5f}")
+    for t in sorted({ddpm.T + 1 - max(1, ddpm.T * i // 10) for i in range(1, 11)}):
+        print(f"{ddpm.T + 1 - t:9} {t:5} {rate[t]:17.5f} {distortion[t]:27.5f}")
+    finish(draw_figure(rate, distortion), args.out)
+
+
+def main(argv=None):
+    parser = flags(__doc__, "variational_bound.png", 64, least=2, help="number of images")
+    parser.add_argument("--data", help="data set or folder (default: what it was trained on)")
+    parser.add_argument("--split", choices=("test", "train"), default="test",
+                        help="of a data set; a folder is all of it (test)")
+    program(parser, run, argv)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A test computes on the CPU what a program that it runs must have computed, and o
 device are the two the same.  So a GPU is hidden, from this process and from those that it starts;
 tests/test_gpu.py asks for it back.
 """
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -19,8 +20,10 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 torch.cuda.is_available = torch.backends.mps.is_available = lambda: False
 
 import data  # noqa: E402                            train.py asks for a GPU when it is imported
+from plumbing.run import Run  # noqa: E402
 from train import Config, train  # noqa: E402
 
+DRAW = data.digits
 TINY = {"image_size": 8, "channels": 4, "channel_mults": (1, 2), "attention_resolutions": (4,),
         "T": 5, "schedule": "cosine", "steps": 6, "batch_size": 3, "warmup": 2, "log_every": 2,
         "save_every": 100, "sample_every": 0, "device": "cpu", "precision": "float32"}
@@ -67,19 +70,29 @@ def trained(trained_once, config):
     return Path(config().out, "checkpoint.pt"), trained_once[1]
 
 
+@functools.cache
+def drawn(image_size=16, n=40, seed=0):
+    return DRAW(image_size, n, seed)
+
+
 @pytest.fixture(autouse=True)
 def few_digits(monkeypatch):
-    """Draw 40 digits instead of 10,000, once per size; and seed what a test draws itself."""
-    original, kept = data.digits, {}
-
-    def digits(image_size=16, n=40, seed=0):
-        key = image_size, n, seed
-        if key not in kept:
-            kept[key] = original(image_size, n, seed)
-        return kept[key]
-
-    monkeypatch.setattr(data, "digits", digits)
+    """Draw 40 digits instead of 10,000, once for all tests; and seed what a test draws itself."""
+    monkeypatch.setattr(data, "digits", lambda *args, **options: tuple(
+        part.copy() for part in drawn(*args, **options)))
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_plot(request, monkeypatch):
+    """The plot is most of the time of a run this small: only who asks for `plot` gets one."""
+    if "plot" not in request.fixturenames:
+        monkeypatch.setattr(Run, "plot", lambda run: None)
+
+
+@pytest.fixture
+def plot():
+    """Runs draw their loss.png."""
 
 
 @pytest.fixture

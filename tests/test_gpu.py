@@ -12,7 +12,9 @@ import torch
 import sample
 import train
 from ddpm import DDPM
+from plumbing.device import pick_device
 from schedules import cosine_beta_schedule
+from stand_ins import checkpoint
 from unet import UNet
 
 pytestmark = pytest.mark.usefixtures("gpu")
@@ -26,12 +28,8 @@ def there(config):
     return lambda **changes: config(device="cuda", **changes)
 
 
-def checkpoint(config):
-    return torch.load(Path(config.out, "checkpoint.pt"), weights_only=True)
-
-
 def test_the_gpu_is_taken_where_there_is_one(gpu):
-    assert sample.pick_device("auto").type == "cuda"
+    assert pick_device("auto").type == "cuda"
 
 
 def test_the_process_is_that_of_the_cpu(gpu):

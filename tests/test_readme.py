@@ -1,4 +1,4 @@
-"""README against the code: what it names is there."""
+"""README, and those of the rooms, against the code: what they name is there."""
 import ast
 import importlib
 import inspect
@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-MAP = README.split("## Every equation")[1].split("\n## ")[0]
+READMES = {path: path.read_text(encoding="utf-8") for path in (
+    ROOT / "README.md", *(ROOT / room / "README.md" for room in (
+        "papers", "plumbing", "exercises", "benchmarks", "reading")))}
+README, MAP = READMES[ROOT / "README.md"], READMES[ROOT / "reading" / "README.md"]
 ROWS = [re.split(r"(?<!\\)\|", line)[1:-1]                        # at each | that is not \\|
         for line in MAP.splitlines() if line.startswith("| ")][1:]
 
@@ -38,7 +40,9 @@ def test_a_row_names_code_that_is_there_and_says_so_and_a_test_that_is_there(row
     source = ""
     for name in names:
         parts = name.split(".")
-        depth = 2 if parts[0] == "papers" else 1
+        depth = 1
+        while (ROOT / "/".join(parts[:depth])).is_dir():
+            depth += 1
         value = importlib.import_module(".".join(parts[:depth]))
         for part in parts[depth:]:
             value = getattr(value, part)
@@ -47,8 +51,9 @@ def test_a_row_names_code_that_is_there_and_says_so_and_a_test_that_is_there(row
     if "Algorithm" in paper:
         assert paper.strip() in source, f"{code} does not say so"
     for name in re.findall(r"`([\w.]+)`", tests):
-        file, function = name.split(".")
-        tree = ast.parse((ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8"))
+        *file, function = name.split(".")
+        path = (ROOT / "tests").joinpath(*file).with_suffix(".py")
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         assert function in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
 
 
@@ -63,19 +68,28 @@ def test_a_row_that_names_something_that_is_not_there_would_be_noticed():
             check([bad if i == column else cell for i, cell in enumerate(good)])
 
 
-def test_pictures_files_and_programs_that_the_readme_names_are_there():
-    for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
-        assert (ROOT / path).is_file(), path
-    for path in re.findall(r"`((?:papers/|tests/|assets/|benchmarks/)?[\w]+\.py)`", README):
-        assert (ROOT / path).is_file() or (ROOT / "tests" / path).is_file() \
-            or (ROOT / "benchmarks" / path).is_file(), path
-    for module in re.findall(r"python -m ((?:papers|benchmarks)\.\w+)", README):
-        assert callable(importlib.import_module(module).main)
+@pytest.mark.parametrize("path", READMES, ids=[path.parent.name for path in READMES])
+def test_pictures_files_and_programs_that_a_readme_names_are_there(path):
+    text = READMES[path]
+    for link in re.findall(r"]\(([^)#:]+)\)", text):
+        assert (path.parent / link).exists(), link
+    for name in re.findall(r"`((?:\w+/)*\w+\.py)`", text):
+        assert (ROOT / name).is_file() or (path.parent / name).is_file(), name
+    for module in re.findall(r"python -m ((?:papers|benchmarks|exercises)[\w.]+)", text):
+        module = module.rstrip(".").removesuffix(".NAME")
+        if module != "papers":
+            assert callable(importlib.import_module(module).main), module
+
+
+def test_the_readme_is_one_page_that_is_read():
+    lines = README.splitlines()
+    assert len(lines) <= 220 and max(map(len, lines)) <= 120
 
 
 def test_the_four_lines_that_the_readme_quotes_are_those_of_the_code():
     quoted = README.split("```python\n")[1].split("```")[0].splitlines()
-    source = [line.strip() for line in (ROOT / "ddpm.py").read_text(encoding="utf-8").splitlines()
-              if "is None" not in line]
-    start = source.index(quoted[0])
-    assert len(quoted) == 4 and source[start:start + 4] == quoted
+    first, *others = quoted
+    train, ddpm = ([line.strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
+                   for name in ("train.py", "ddpm.py"))
+    start = ddpm.index(others[0])
+    assert len(quoted) == 4 and first in train and ddpm[start:start + 3] == others

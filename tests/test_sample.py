@@ -1,19 +1,19 @@
 """Sampling: a checkpoint is enough, pictures are exact, bad files are refused and not run."""
 import os
 import pickle
-import platform
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_train import refused
+from stand_ins import refused
 
 import data
 import sample
 import train
 from ddpm import DDPM
+from plumbing.pictures import grid
 from schedules import cosine_beta_schedule
 from train import Config
 from unet import UNet
@@ -117,8 +117,9 @@ def test_frames_show_the_whole_way(T, expected):
     x_0 = sample.draw(ddpm, zero, (70, 1, 1, 1), noise(), frames=frames)
     assert len(frames) == expected
     x_T = torch.randn((70, 1, 1, 1), generator=noise())
-    assert torch.equal(frames[0][0], x_T[:64])
-    assert torch.equal(frames[-1][0], x_0[:64]) and torch.equal(frames[-1][1], x_0[:64])
+    x_T, x_0 = data.to_uint8(x_T[:64]), data.to_uint8(x_0[:64])
+    assert torch.equal(frames[0][0], x_T)
+    assert torch.equal(frames[-1][0], x_0) and torch.equal(frames[-1][1], x_0)
 
 
 def test_draw_stops_when_told(capsys):
@@ -138,7 +139,7 @@ def test_many_images_come_in_batches_of_bounded_size_and_none_twice(monkeypatch)
     frames = []
     starts, xs = zip(*sample.batches(ddpm, zero, config, 300, 0, frames), strict=True)
     assert starts == (0, 256)
-    assert len(frames) == 4 and torch.equal(frames[-1][0], xs[0][:64])       # of the first batch
+    assert len(frames) == 4 and torch.equal(frames[-1][0], data.to_uint8(xs[0][:64]))
     assert [tuple(x.shape) for x in xs] == [(256, 1, 4, 4), (44, 1, 4, 4)]
     assert len(torch.cat(xs).flatten(1).unique(dim=0)) == 300
     again = [x for _, x in sample.batches(ddpm, zero, config, 300, seed=0)]
@@ -162,33 +163,6 @@ def test_a_run_in_float32_is_sampled_in_float32(monkeypatch, precision, used):
     assert asked == [used]
 
 
-# ---- pictures ----
-
-@pytest.mark.parametrize("N, rows, columns", [(1, 1, 1), (2, 1, 2), (5, 2, 3), (64, 8, 8),
-                                              (65, 8, 9)])
-def test_the_grid_is_near_square_and_every_pixel_exact(tmp_path, N, rows, columns):
-    pixels = torch.randint(0, 256, (N, 3, 60, 50), dtype=torch.uint8)
-    sample.save_grid(data.to_model(pixels), tmp_path / "new" / "grid.png")
-    picture = np.asarray(Image.open(tmp_path / "new" / "grid.png"))
-    assert picture.shape == (rows * 62, columns * 52, 3)
-    for i in range(N):
-        top, left = i // columns * 62 + 1, i % columns * 52 + 1
-        tile = picture[top:top + 60, left:left + 50]
-        assert np.array_equal(tile, pixels[i].permute(1, 2, 0).numpy())
-    assert (picture[0] == 127).all() and (picture[:, 0] == 127).all()
-    assert (picture[-1] == 127).all() and (picture[:, -1] == 127).all()
-
-
-def test_small_images_are_enlarged_pixel_by_pixel_and_grey_stays_grey():
-    image = sample.grid(torch.tensor([[[[-1.0, 1.0], [0.0, -5.0]]]]))
-    assert image.mode == "L" and image.size == (50, 50)
-    pixels = np.asarray(image)
-    assert (pixels[1:25, 1:25] == 0).all() and (pixels[1:25, 25:49] == 255).all()
-    assert (pixels[25:49, 1:25] == 128).all() and (pixels[25:49, 25:49] == 0).all()
-    widths = [sample.grid(torch.zeros(1, 1, n, n)).width for n in (16, 28, 32, 64)]
-    assert widths == [50, 58, 66, 66]
-
-
 # ---- the command line ----
 
 def run(*argv):
@@ -205,7 +179,7 @@ def test_without_a_checkpoint_the_newest_run_is_sampled(trained, tmp_path, monke
     said = capsys.readouterr().out
     assert "64 samples of runs/new/checkpoint.pt on cpu" in said and "wrote samples.png" in said
     _, ddpm, model = sample.load(trained[0])         # the same operations, to the same bits
-    expected = sample.grid(sample.draw(ddpm, model, (64, 1, 8, 8), noise(), "float32"))
+    expected = grid(data.to_uint8(sample.draw(ddpm, model, (64, 1, 8, 8), noise(), "float32")))
     assert np.array_equal(np.asarray(Image.open("samples.png")), np.asarray(expected))
 
 
@@ -217,7 +191,7 @@ def test_without_any_run_the_checkpoint_that_ships_is_sampled(tmp_path, monkeypa
 @pytest.mark.skipif(not sample.SHIPPED.exists(), reason="a copy of the source alone")
 def test_the_checkpoint_that_ships_is_the_default_run_and_small():
     config, ddpm, model = sample.load(sample.SHIPPED)
-    default, _ = train.parse([])
+    default = train.preset()
     assert {**vars(Config(**config)), "precision": "auto"} == vars(default)
     assert sample.SHIPPED.stat().st_size <= 3_000_000
     x_t = torch.randn(4, 1, 16, 16)                             # and it has learned what noise is
@@ -343,9 +317,13 @@ def test_samples_that_are_there_are_kept_and_the_missing_ones_made(trained, tmp_
         Path(f"parts/{i:06}.png").unlink()
     Path("parts/000003.png.1.tmp").write_text("half a picture, of a program that was killed")
     numbers, starts = {path.name: path.stat().st_ino for path in Path("parts").iterdir()}, []
-    original = sample.noise
-    monkeypatch.setattr(sample, "noise", lambda seed, start, device: starts.append(start)
-                        or original(seed, start, device))
+    original = sample.draw
+
+    def draw(ddpm, model, shape, generator, precision, label, frames):
+        starts.append(int(label.split()[1].split("..")[0]) - 1)
+        return original(ddpm, model, shape, generator, precision, label, frames)
+
+    monkeypatch.setattr(sample, "draw", draw)
     run(*argv, "parts")
     assert starts == [2, 4, 6] and "7 images, 3 of them from before" in capsys.readouterr().out
     assert all(path.stat().st_ino == numbers.get(path.name, path.stat().st_ino)
@@ -357,89 +335,8 @@ def test_samples_that_are_there_are_kept_and_the_missing_ones_made(trained, tmp_
     assert starts == [0] and Path("d.gif").exists()
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."),
-                                   RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-def test_out_of_memory_is_one_line_and_other_errors_are_not_hidden(capsys, error):
-    with pytest.raises(SystemExit, match="out of memory; smaller images"):
-        with sample.one_line_errors("sample.py"):
-            raise error
-    with pytest.raises(RuntimeError, match="size mismatch"), sample.one_line_errors("sample.py"):
-        raise RuntimeError("size mismatch")
-
-
 def test_ctrl_c_is_quiet(trained, monkeypatch, capsys):
     monkeypatch.setattr(sample, "load", lambda *args: exec("raise KeyboardInterrupt"))
     with pytest.raises(SystemExit) as caught:
         run("--checkpoint", trained[0])
     assert caught.value.code == 130 and capsys.readouterr() == ("", "")
-
-
-def test_warnings_are_one_line(capsys):
-    with sample.one_line_errors("sample.py"), pytest.warns(UserWarning) as caught:
-        DDPM([0.1])
-    import warnings
-    assert warnings.formatwarning(caught[0].message, UserWarning, "f", 1).startswith(
-        "sample.py: warning: alpha_bar_T")
-
-
-def test_a_compiler_that_fails_is_one_line_that_says_what_to_do():
-    def broken(graph, inputs):
-        raise RuntimeError("no triton")
-
-    said = "train.py: torch.compile fails here, --no-compile does without: .*no triton"
-    with pytest.raises(SystemExit, match=said), sample.one_line_errors("train.py"):
-        torch.compile(torch.nn.Linear(1, 1), backend=broken)(torch.ones(1, 1))
-
-
-# ---- hardware ----
-
-def test_bf16_is_used_where_it_is_fast_and_float32_elsewhere(monkeypatch):
-    cpu = torch.device("cpu")
-    for flags, fast in (("sse avx512_bf16", True), ("amx_bf16", True), ("avx512f avx2", False)):
-        monkeypatch.setattr(sample.Path, "read_text", lambda self, flags=flags: flags)
-        assert sample.fast_bf16(cpu) is fast
-        assert not sample.fast_bf16(torch.device("mps"))
-        with sample.autocast("cpu"):
-            y = torch.nn.functional.linear(torch.ones(1, 2), torch.ones(2, 2))
-        assert y.dtype == (torch.bfloat16 if fast else torch.float32)
-    monkeypatch.setattr(sample.Path, "read_text", lambda self: exec("raise OSError"))
-    assert sample.fast_bf16(cpu) is False
-    for precision, dtype in (("bf16", torch.bfloat16), ("float32", torch.float32)):
-        with sample.autocast(cpu, precision):
-            assert (torch.ones(1, 2) @ torch.ones(2, 2)).dtype == dtype
-    for capability in ((7, 5), (8, 0), (9, 0)):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
-        assert sample.fast_bf16(torch.device("cuda")) is (capability >= (8, 0))
-
-
-@pytest.mark.parametrize("cuda, mps, name", [(True, True, "cuda"), (False, True, "mps"),
-                                              (False, False, "cpu")])
-def test_the_first_device_there_is_is_taken(monkeypatch, cuda, mps, name):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    monkeypatch.setattr(torch, "zeros", lambda *args, **kwargs: None)
-    assert sample.pick_device() == torch.device(name)
-    assert sample.pick_device("cpu") == torch.device("cpu")
-    for other in ("meta", "xpu"):
-        with pytest.raises(ValueError, match="no device"):
-            sample.pick_device(other)
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_on_a_cpu_freed_memory_is_kept_for_the_next_step():
-    import resource
-    sample.pick_device("cpu")
-    faults = []
-    for _ in range(10):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.ones(9_000_000)                        # 8,800 pages, and more than 32 MB
-        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    assert min(faults[5:]) < 1000                    # other threads may have some of their own
-
-
-def test_where_the_c_library_has_no_mallopt_nothing_happens(monkeypatch):
-    for error in (AttributeError, OSError, TypeError):          # musl and macOS, none, Windows
-        def broken(name, error=error):
-            raise error
-        monkeypatch.setattr(sample.ctypes, "CDLL", broken)
-        assert sample.pick_device("cpu") == torch.device("cpu")

@@ -174,7 +174,7 @@ def test_the_network_compiles_in_one_piece():
 
 
 def test_down_starts_at_the_first_pixel_and_pads_right_and_bottom():
-    down, x = Downsample(1), torch.arange(1.0, 17).reshape(1, 1, 4, 4)
+    down, x = Downsample(1, 1, 3, stride=2), torch.arange(1.0, 17).reshape(1, 1, 4, 4)
     with torch.no_grad():
         down.bias.zero_()
         down.weight.zero_()[0, 0, 0, 0] = 1
@@ -184,7 +184,7 @@ def test_down_starts_at_the_first_pixel_and_pads_right_and_bottom():
 
 
 def test_up_repeats_each_pixel_and_convolves():
-    up, x = Upsample(1), torch.tensor([[[[1.0, 2], [3, 4]]]])
+    up, x = Upsample(1, 1, 3, padding=1), torch.tensor([[[[1.0, 2], [3, 4]]]])
     with torch.no_grad():
         up.bias.zero_()
         up.weight.zero_()[0, 0, 1, 1] = 1

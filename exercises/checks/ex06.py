@@ -1,4 +1,6 @@
 """6: Algorithm 1, the training objective."""
+import itertools
+
 import torch
 
 from .kit import SAYS, Process, demand, expect, same
@@ -18,12 +20,53 @@ class Spy:
 
 
 def lend(student):
+    """Give a process whose loss is the student's, and draw_t ours."""
     return Process.of(BETA, student.ddpm.DDPM, "loss")
 
 
 def targets(x_0, eps, bar):
     """Return eps, x_0 and v: what the network of each variant is to predict."""
     return eps, x_0, bar ** 0.5 * eps - (1 - bar) ** 0.5 * x_0
+
+
+def uniform(t, where):
+    """Demand that t is what Algorithm 1, line 3 says, for a batch of 4,000 and T = 4."""
+    demand(isinstance(t, torch.Tensor) and t.shape == (4000,),
+           f"{where}: expected one time for each image, a (B,) tensor")
+    demand(not t.is_floating_point(), f"{where}: times are integers, not {t.dtype}")
+    demand(t.unique().numel() > 1, f"{where}: all images have the same time. This is what you get "
+           "when one t is drawn for the whole batch.")
+    low, high = t.min().item(), t.max().item()
+    demand(low >= 1, f"{where}: t = {low} was drawn. This is what you get from "
+           "randint(0, ...), or when the model is told t - 1: at t = 0 there is no noise.")
+    demand(high >= 4, f"{where}: with T = 4, no t above {high} was drawn in 4,000. This is what "
+           "you get from randint(1, T): its upper end is exclusive.")
+    demand(high <= 4, f"{where}: t = {high} was drawn, and T is 4")
+    demand(low == 1, f"{where}: no t below {low} was drawn in 4,000")
+    counts = t.bincount(minlength=5)[1:]
+    demand(counts.min() > 850,
+           f"{where}: 4,000 times fall on 1..4 as {counts.tolist()}, not uniform")
+
+
+def check_draw_t_is_uniform_on_1_to_T_and_each_image_has_its_own(student):
+    """Algorithm 1, line 3, by itself: `train.L_simple` draws with it as well."""
+    process = Process.of(BETA, student.ddpm.DDPM, "draw_t")
+    torch.manual_seed(student.seed)
+    t = process.draw_t(4000)
+    demand(t is not None, "draw_t: nothing was returned. Is there a `return`?")
+    uniform(t, "draw_t")
+    demand(t.dtype == torch.int64, f"draw_t: times are int64, not {t.dtype}")
+    demand(not torch.equal(t, process.draw_t(4000)), "draw_t: two calls drew the same times")
+    batches = torch.stack([process.draw_t(4) for _ in range(1000)]) - 1
+    for i, j in itertools.combinations(range(4), 2):     # each of 16 pairs 62 times, give or take
+        pairs = (4 * batches[:, i] + batches[:, j]).bincount(minlength=16)
+        demand(pairs.min() > 20, f"draw_t: in batches of 4, the times of images {i + 1} and {j + 1}"
+               " depend on each other. This is what you get when they are shuffled, or when the "
+               "second half of a batch is made of the first.")
+    for name, value in vars(process).items():        # a device that every machine has
+        setattr(process, name, value.to("meta") if isinstance(value, torch.Tensor) else value)
+    demand(process.draw_t(3).device.type == "meta", "draw_t: on a GPU, where self.beta is, t must "
+           "be there as well: pass device=self.beta.device")
 
 
 def check_the_loss_is_the_mean_squared_error(student):
@@ -54,25 +97,11 @@ def check_the_loss_is_the_mean_squared_error(student):
 
 
 def check_times_are_drawn_from_1_to_T(student):
-    """Algorithm 1, line 3: t ~ Uniform({1, ..., T}), for each image."""
+    """Whoever draws t in `loss`, itself or a draw_t of ours: it is told to the model as drawn."""
     model = Spy()
     torch.manual_seed(student.seed)
     lend(student).loss(model, torch.zeros(4000, 1, 1, 1))
-    t = model.calls[0][1]
-    demand(isinstance(t, torch.Tensor) and t.shape == (4000,),
-           "loss: expected one time for each image, a (B,) tensor")
-    demand(not t.is_floating_point(), f"loss: times are integers, not {t.dtype}")
-    demand(t.unique().numel() > 1, "loss: all images have the same time. This is what you get when "
-           "one t is drawn for the whole batch.")
-    low, high = t.min().item(), t.max().item()
-    demand(low >= 1, f"loss: t = {low} was drawn. This is what you get from "
-           "randint(0, ...), or when the model is told t - 1: at t = 0 there is no noise.")
-    demand(high >= 4, f"loss: with T = 4, no t above {high} was drawn in 4,000. This is what you "
-           "get from randint(1, T): its upper end is exclusive.")
-    demand(high <= 4, f"loss: t = {high} was drawn, and T is 4")
-    demand(low == 1, f"loss: no t below {low} was drawn in 4,000")
-    counts = t.bincount(minlength=5)[1:]
-    demand(counts.min() > 850, f"loss: 4,000 times fall on 1..4 as {counts.tolist()}, not uniform")
+    uniform(model.calls[0][1], "loss")
 
 
 def check_eps_is_standard_normal_and_new_for_each_pixel(student):

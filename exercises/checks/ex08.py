@@ -1,12 +1,15 @@
 """8: the averaged weights, and going on with a run."""
 import copy
+import csv
 import tempfile
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from .kit import Wrong, demand, expect, same
+from .kit import demand, expect, same
+
+TRAINS = True                                        # an optimizer is made: worker.py
 
 
 def network(w):
@@ -45,22 +48,33 @@ def check_a_thousand_updates_are_a_geometric_sum(student):
            rtol=1e-3)
 
 
+LOGGED = [[step, *[0.5] * 6] for step in (1, 2, 3)]  # the rows of log.csv when a run was killed
+
+
 def begin(student, out):
-    """Make two steps of a run, and save it."""
-    config = student.train.Config(out=str(out), device="cpu", precision="float32", steps=10)
-    torch.manual_seed(student.seed)
-    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1))
-    run = student.train.Run(model, copy.deepcopy(model).requires_grad_(False),
-                            torch.optim.Adam(model.parameters(), lr=0.1), torch.zeros(2, 4))
+    """Make two steps of a run of ten, and save it; its log has a line of a third."""
+    run = fresh(student, out, student.seed)
     for _ in range(2):
-        step(student, run)
-    run.rows = [[1, *[0.5] * 6]]
+        step(run)
     run.tally[1, 2] = 3.0
-    student.train.save(out, config, run)
-    return config, run
+    run.save()
+    with open(Path(out, "log.csv"), "w", newline="") as f:
+        csv.writer(f).writerows([student.run.COLUMNS, *LOGGED])
+    return run
 
 
-def step(student, run):
+def fresh(student, out, seed, resume=False):
+    """Make a run whose network and optimizer know of no other."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1))
+    config = {"out": str(out), "data": "digits", "steps": 10, "batch_size": 5, "log_every": 2,
+              "seed": student.seed, "precision": "float32"}
+    return student.run.Run(config, model, copy.deepcopy(model).requires_grad_(False),
+                           torch.optim.Adam(model.parameters(), lr=0.1), torch.device("cpu"), (),
+                           resume)
+
+
+def step(run):
     run.optimizer.zero_grad()
     run.model(torch.randn(5, 3)).square().mean().backward()
     run.optimizer.step()
@@ -70,11 +84,11 @@ def step(student, run):
     run.step += 1
 
 
-def fresh(student):
-    torch.manual_seed(student.seed + 1)
-    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1))
-    return student.train.Run(model, copy.deepcopy(model).requires_grad_(False),
-                             torch.optim.Adam(model.parameters(), lr=0.1), torch.zeros(2, 4))
+def resumed(student, out):
+    """Make a run with other weights in that folder, and let the student's restore go on there."""
+    again = fresh(student, out, student.seed + 1, resume=True)
+    again.restore()
+    return again
 
 
 def check_restore_puts_everything_back(student):
@@ -82,11 +96,10 @@ def check_restore_puts_everything_back(student):
 
     Numbers are only moved, into a file and back: they come back bit for bit.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        config, run = begin(student, Path(folder))
+    with tempfile.TemporaryDirectory() as out:
+        run = begin(student, out)
         expected = torch.get_rng_state()
-        again = fresh(student)
-        student.train.restore(Path(folder), config, again)
+        again = resumed(student, out)
         rng = torch.get_rng_state()
     demand(again.step == 2, f"restore: expected step 2, got {again.step}")
     for name, told in (("model", "the weights"), ("ema", "the averaged weights")):
@@ -95,43 +108,47 @@ def check_restore_puts_everything_back(student):
             demand(torch.equal(one, two), f"restore: {told} ({name}) are not those of the file")
     demand(len(again.optimizer.state) == 4, "restore: the optimizer has no moments. Adam would "
            "start anew: its state belongs to the checkpoint too.")
-    moments = [[state["exp_avg"] for state in each.optimizer.state.values()]
-               for each in (run, again)]
-    demand(all(map(torch.equal, *moments)), "restore: the optimizer's moments are others")
+    for moment in "exp_avg", "exp_avg_sq", "step":
+        kept = [[state[moment] for state in each.optimizer.state.values()] for each in (run, again)]
+        demand(all(map(torch.equal, *kept)), f"restore: the optimizer's moments are others: "
+               f"{moment}")
     demand(torch.equal(rng, expected), "restore: the state of the random numbers is not that of "
            "the checkpoint, so the batches and the noise will be others")
-    demand(again.rows == [[1, *[0.5] * 6]], "restore: the rows of the log are others: "
-           f"{again.rows}")
     demand(torch.equal(run.tally, again.tally), "restore: the tally, the losses since the last "
            "line of the log, was not put back")
 
 
+def check_the_log_is_cut_where_the_checkpoint_is(student):
+    """Of three lines the third was lived after the checkpoint, and the second's interval goes on.
+
+    That is how it is where a run is saved between two lines of its log, and goes on with a tally.
+    """
+    with tempfile.TemporaryDirectory() as out:
+        begin(student, out)
+        resumed(student, out)
+        kept = [row[0] for row in student.run.read_log(Path(out, "log.csv"))]
+    demand(kept, "restore: no line of log.csv is left. This is what you get when it is cut before "
+           "self.step is back: `keep_log` looks at it.")
+    demand(3 not in kept, "restore: log.csv has a line of step 3, and the checkpoint is of step 2: "
+           "going on would write it a second time. `keep_log` cuts it.")
+    demand(kept == [1], f"restore: log.csv has lines of the steps {kept}, and should have that of "
+           "step 1 only: the tally goes on with the second interval. This is what you get when it "
+           "is cut before self.tally is back: `keep_log` looks at it.")
+
+
 def check_going_on_equals_never_having_stopped(student):
     """Two steps, restore, two steps: the same as four steps."""
-    with tempfile.TemporaryDirectory() as folder:
-        config, run = begin(student, Path(folder))
+    with tempfile.TemporaryDirectory() as out:
+        run = begin(student, out)
         state = torch.get_rng_state()
         for _ in range(2):
-            step(student, run)
+            step(run)
         torch.set_rng_state(state)
-        again = fresh(student)
-        student.train.restore(Path(folder), config, again)
+        again = resumed(student, out)
         for _ in range(2):
-            step(student, again)
-    for one, two in zip(run.model.parameters(), again.model.parameters(), strict=True):
-        demand(same(one, two), "four steps, and two, restore, two, gave other weights")
-
-
-def check_nothing_is_restored_past_the_end(student):
-    """A run at step 2 cannot go on to step 1; it may stand at its end."""
-    with tempfile.TemporaryDirectory() as folder:
-        config, _ = begin(student, Path(folder))
-        config.steps = 2
-        student.train.restore(Path(folder), config, fresh(student))
-        config.steps = 1
-        try:
-            student.train.restore(Path(folder), config, fresh(student))
-        except ValueError:
-            return
-    raise Wrong("restore: config.steps = 1 lies before the checkpoint, at step 2, and was "
-                "accepted. Raise a ValueError (`refuse` does).")
+            step(again)
+    for name in "model", "ema":
+        for one, two in zip(getattr(run, name).parameters(), getattr(again, name).parameters(),
+                            strict=True):
+            demand(same(one, two), "four steps, and two, restore, two, gave other weights "
+                   f"({name})")

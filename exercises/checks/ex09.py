@@ -7,6 +7,7 @@ from .kit import Process, demand
 
 SECONDS = 180                                        # what one training may take
 N = 4000
+TRAINS = True                                        # an optimizer is made: worker.py
 
 
 def spiral(angle):

@@ -15,7 +15,7 @@ def check_the_kl_divergence_of_two_gaussians(student):
     for m, v, n, w in ((0.3, 0.5, -0.4, 0.8), (0.0, 2.0, 1.0, 0.3)):
         normal = torch.distributions.Normal
         expected = torch.distributions.kl_divergence(normal(m, v ** 0.5), normal(n, w ** 0.5))
-        got = student.variational_bound.kl(torch.tensor([m]), v, torch.tensor([n]), w)
+        got = student.analytic.kl(torch.tensor([m]), v, torch.tensor([n]), w)
         expect(got, expected[None], f"KL(N({m}, {v}) || N({n}, {w})), Eq. 8", [
             ("when the two Gaussians are exchanged", torch.tensor([kl(n, w, m, v)])),
             ("when variances are taken for deviations", torch.tensor([kl(m, v ** 2, n, w ** 2)])),
@@ -26,8 +26,22 @@ def check_the_kl_divergence_of_two_gaussians(student):
 
 def check_equal_gaussians_have_no_divergence(student):
     mean = torch.tensor([0.2, -1.0])
-    got = student.variational_bound.kl(mean, 0.7, mean.clone(), 0.7)
+    got = student.analytic.kl(mean, 0.7, mean.clone(), 0.7)
     expect(got, torch.zeros(2), "the KL divergence of a Gaussian from itself")
+
+
+def check_variances_may_be_tensors(student):
+    """One for each entry, as a network that learns its variance has them, and floats among them."""
+    g = torch.Generator().manual_seed(student.seed)
+    m, n = torch.randn(2, 2, 3, generator=g)
+    v, w = 0.2 + 2 * torch.rand(2, 2, 3, generator=g)
+    for q, p, what in ((v, w, "tensors, as the means"), (0.7, w, "a float and a tensor"),
+                       (v, 0.7, "a tensor and a float")):
+        got, ratio = student.analytic.kl(m, q, n, p), (q / p).double()
+        expected = 0.5 * (ratio - 1 - ratio.log() + (m - n) ** 2 / p)
+        expect(got, expected, f"KL, Eq. 8, of (2, 3) means, each its own; the variances are {what}",
+               [("when the mean of all is returned", expected.mean().expand(2, 3)),
+                ("when it is given in bits and not in nats", expected / math.log(2))])
 
 
 def pixels(values):

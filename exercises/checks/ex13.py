@@ -10,6 +10,7 @@ from .kit import Wrong, close, coefficients, demand, same, show
 
 BETA = [0.1, 0.3, 0.2, 0.5]
 BAR = [1.0, 0.9, 0.63, 0.504, 0.252]                 # alpha_bar_0..alpha_bar_4
+TRAINS = True                                        # an optimizer is made: worker.py
 
 
 class Found(Wrong):

@@ -59,10 +59,12 @@ class Process:
         weights = 1 / before.clamp(min=1e-300), a / b            # before = 0 where x_{t-1} is x_0
         return ((weights[0] * mean + weights[1] * x_t / a ** 0.5) / sum(weights)).float()
 
+    def draw_t(self, B):
+        return torch.randint(1, self.T + 1, (B,), device=self.beta.device)
+
     def loss(self, model, x_0):
         """Algorithm 1."""
-        t = torch.randint(1, self.T + 1, x_0.shape[:1])
-        eps = torch.randn_like(x_0)
+        t, eps = self.draw_t(len(x_0)), torch.randn_like(x_0)
         return ((model(self.q_sample(x_0, t, eps), t) - eps) ** 2).mean()
 
     @torch.no_grad()

@@ -6,9 +6,9 @@ import traceback
 from .kit import Wrong
 
 PLACES = {"schedules": "schedules", "ddpm": "ddpm", "unet": "unet", "train": "train",
-          "analytic": "papers.analytic", "experiments": "papers.experiments",
-          "variational_bound": "papers.variational_bound", "ddim": "papers.ddim",
-          "guidance": "papers.classifier_free_guidance", "plane": "exercises.plane"}
+          "run": "plumbing.run", "analytic": "papers.kit.analytic", "plane": "papers.kit.plane",
+          "experiments": "papers.experiments", "variational_bound": "papers.variational_bound",
+          "ddim": "papers.ddim", "guidance": "papers.classifier_free_guidance"}
 
 
 class Student:

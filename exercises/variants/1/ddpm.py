@@ -23,7 +23,7 @@ class DDPM:
             A scalar, or (B, C, H, W).
         """
         if t is None:
-            t = torch.randint(1, self.T + 1, (len(x_0),), device=x_0.device)  # high is exclusive
+            t = self.draw_t(len(x_0))
         if eps is None:
             eps = torch.randn_like(x_0)
         return F.mse_loss(model(self.q_sample(x_0, t, eps), t), x_0, reduction=reduction)

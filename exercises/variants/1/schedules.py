@@ -1,6 +1,5 @@
 """Variant 1 of exercise 1: the square roots are evenly spaced."""
 import torch
-from schedules import check
 
 
 def linear_beta_schedule(T=1000, beta_1=1e-4, beta_T=0.02):
@@ -19,5 +18,6 @@ def linear_beta_schedule(T=1000, beta_1=1e-4, beta_T=0.02):
     Raises:
         ValueError: T is below 1.
     """
-    check(T)
+    if T < 1:
+        raise ValueError(f"T, the steps of the chain, must be at least 1, not {T}")
     return torch.linspace(beta_1 ** 0.5, beta_T ** 0.5, T, dtype=torch.float64) ** 2

@@ -25,7 +25,7 @@ class DDPM:
             A scalar, or (B, C, H, W).
         """
         if t is None:
-            t = torch.randint(1, self.T + 1, (len(x_0),), device=x_0.device)  # high is exclusive
+            t = self.draw_t(len(x_0))
         if eps is None:
             eps = torch.randn_like(x_0)
         v = (at(self.alpha_bar, t, x_0).sqrt() * eps

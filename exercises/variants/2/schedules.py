@@ -1,6 +1,5 @@
 """Variant 2 of exercise 1: the betas grow where the chain is shorter."""
 import torch
-from schedules import check
 
 
 def linear_beta_schedule(T=1000, beta_1=1e-4, beta_T=0.02):
@@ -19,7 +18,8 @@ def linear_beta_schedule(T=1000, beta_1=1e-4, beta_T=0.02):
     Raises:
         ValueError: T is below 1, or so small that the last value is not below 1.
     """
-    check(T)
+    if T < 1:
+        raise ValueError(f"T, the steps of the chain, must be at least 1, not {T}")
     if beta_T * 1000 / T >= 1:
         raise ValueError(f"in {T} steps the last would have a variance of {beta_T * 1000 / T}")
     return torch.linspace(beta_1, beta_T, T, dtype=torch.float64) * 1000 / T

@@ -1,0 +1,420 @@
+"""Each promise of a run: what it leaves, how it goes on, and how it stops."""
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+import torch
+from PIL import Image
+
+import sample
+import train
+from plumbing import run as plumbing_run
+from plumbing.device import rng_state
+from plumbing.run import Run
+from stand_ins import Constant, checkpoint, pull, refused, rows, same
+from train import Config
+
+ROOT = Path(train.__file__).parent
+HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)              # Windows has none
+SMALL = {"channel_mults": (1,), "attention_resolutions": ()}
+HARD = {"dropout": 0.3, "flip": True, "log_every": 4, "seed": 7, **SMALL}  # all that draws numbers
+
+
+def test_a_run_leaves_checkpoint_log_plot_and_samples(config, flags, plot, capsys):
+    train.main(flags("--save-every", "4", "--sample-every", "4"))
+    out = Path(config().out)
+    assert sorted(os.listdir(out)) == ["checkpoint.pt", "log.csv", "loss.png", "samples",
+                                       "samples.png"]
+    assert os.listdir(out / "samples") == ["000004.png"]
+    assert Image.open(out / "samples.png").size == (8 * 50, 8 * 50)          # 64 of 6 x 8 + 2
+    assert Image.open(out / "samples" / "000004.png").size == (4 * 50, 4 * 50)
+    assert Image.open(out / "loss.png").size == (960, 480)
+    assert [row["step"] for row in rows(config())] == ["2", "4", "6"]
+    for row in rows(config()):
+        assert 0 < float(row["loss"]) < 3 and float(row["images_per_second"]) > 0
+    said = capsys.readouterr().out
+    assert "step 4/6  loss " in said and "img/s" in said and "0:00:0" in said
+    assert f"python sample.py --seed 1 --checkpoint {out / 'checkpoint.pt'}" in said
+    assert "digits: 40 images of 1 x 8 x 8" in said
+
+
+def test_the_log_is_the_mean_over_its_interval(config):
+    losses = iter([1.0, 2, 3, 4, 5, 6])
+
+    def loss(ddpm, model, x_0, labels):
+        return (model.w * 0 + next(losses)).expand(3), torch.tensor([1, 3, 5])
+
+    train.train(config(log_every=4, steps=6), Constant(), loss)
+    first, last = rows(config())
+    assert (first["step"], first["loss"], last["step"]) == ("4", "2.5", "6")
+    assert float(last["loss"]) == 5.5
+    quarters = [first[q] for q in ("q1", "q2", "q3", "q4")]     # t = 1, 3, 5 of T = 5
+    assert quarters == ["2.5", "2.5", "", "2.5"]
+
+
+@pytest.fixture
+def run(config):
+    """A run of 12 steps, that has made 4."""
+    model = Constant()
+    run = Run(vars(config(steps=12)), model, model, torch.optim.Adam(model.parameters()),
+              torch.device("cpu"), (), False)
+    run.out.mkdir()
+    run.step = 4
+    return run
+
+
+def test_a_line_of_the_log_says_how_fast_and_how_long(run, monkeypatch, capsys):
+    run.tally.copy_(torch.tensor([[3.0, 2, 1, 0], [2, 2, 2, 0]]))
+    monkeypatch.setattr(plumbing_run.time, "monotonic", lambda: 100.5)
+    run.since = 2, 100.0                             # 2 steps in 0.5 s
+    run.log()
+    assert capsys.readouterr().out == ("step  4/12  loss 1.0000  by quarter of t 1.5000 1.0000 "
+                                       "0.5000 -  12 img/s  0:00:02 left\n")
+    assert not run.tally.any()
+    assert plumbing_run.read_log(run.out / "log.csv")[0][:3] == [4, 1.0, 1.5]
+
+
+def test_the_plot_shows_the_loss_and_its_quarters(run, plot, monkeypatch):
+    drawn, original = [], plumbing_run.Figure.savefig
+    monkeypatch.setattr(plumbing_run.Figure, "savefig", lambda figure, *args, **options:
+                        drawn.append(figure.axes[0]) or original(figure, *args, **options))
+    for log in ([], [[10, 0.5, 0.5, *[math.nan] * 3, 77.0]],    # none yet; of one quarter alone
+                 [[10, 0.5, 0.9, 0.4, 0.2, 0.1, 77.0], [20, 0.3, 0.6, 0.3, 0.2, 0.1, 77.0]]):
+        monkeypatch.setattr(plumbing_run, "read_log", lambda path, log=log: log)
+        run.plot()
+    lines = {line.get_label(): line for line in drawn[2].get_lines()}
+    assert [list(line.get_ydata()) for line in lines.values()] == [
+        [0.5, 0.3], [0.9, 0.6], [0.4, 0.3], [0.2, 0.2], [0.1, 0.1]]
+    assert list(lines["all t"].get_xdata()) == [10, 20] and lines["all t"].get_color() == "black"
+    assert sum(line.get_color() == "black" for line in lines.values()) == 1
+    assert drawn[2].get_yscale() == "log"
+
+
+def test_a_checkpoint_is_plain_and_complete(config):
+    train.train(config(steps=3))
+    content = checkpoint(config())
+    assert set(content) == {"config", "step", "model", "ema", "optimizer", "tally", "rng"}
+    assert content["step"] == 3
+    assert content["config"]["channel_mults"] == [1, 2]
+    assert Config(**content["config"]) == config(steps=3)
+    assert not list(Path(config().out).glob("*.tmp"))
+
+
+def test_a_run_is_resumable_from_its_first_moment(config, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train, "draw_batch", lambda *args: exec("raise KeyboardInterrupt"))
+        train.train(config())
+    assert checkpoint(config())["step"] == 0
+    train.train(config(), resume=True)
+    assert checkpoint(config())["step"] == 6
+
+
+def test_weights_that_are_not_finite_are_never_saved(config, capsys, flags):
+    argv = flags("--lr", "1e300", "--warmup", "0", "--steps", "1")
+    refused(capsys, argv, "was not finite", code=1)
+    assert checkpoint(config())["step"] == 0
+
+
+def test_a_run_that_another_program_makes_meanwhile_is_not_overwritten(config, monkeypatch):
+    original = train.load_data
+
+    def slow(*args):                                 # another program trains while this one reads
+        monkeypatch.setattr(train, "load_data", original)
+        train.train(config(steps=2), Constant(), pull)
+        return original(*args)
+
+    monkeypatch.setattr(train, "load_data", slow)
+    with pytest.raises(ValueError, match="already holds a run"):
+        train.train(config(steps=6), Constant(), pull)
+    assert checkpoint(config())["step"] == 2
+
+
+def test_a_run_that_never_made_a_step_may_be_started_anew(config, monkeypatch):
+    def fail(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        train.train(config(), Constant(), fail)
+    train.train(config(batch_size=2), Constant())
+    assert checkpoint(config())["step"] == 6
+    Path(config().out, "checkpoint.pt").unlink()                # its log is still worth keeping
+    with pytest.raises(ValueError, match="already holds a run"):
+        train.train(config(), Constant())
+
+
+def test_a_failed_save_leaves_the_last_good_checkpoint(config, monkeypatch):
+    train.train(config(steps=2), Constant(), pull)
+    before = Path(config().out, "checkpoint.pt").read_bytes()
+    monkeypatch.setattr(os, "replace", lambda *args: exec("raise OSError('disk full')"))
+    with pytest.raises(OSError, match="disk full"):
+        train.train(config(steps=3), Constant(), pull, resume=True)
+    assert Path(config().out, "checkpoint.pt").read_bytes() == before
+    assert not list(Path(config().out).glob("*.tmp"))
+
+
+@pytest.mark.parametrize("first, precision", [(4, "bf16"), (5, "float32")])
+def test_N_resume_N_equals_2N_bit_for_bit(config, first, precision):
+    options = {**HARD, "precision": precision}
+    train.train(config(**options, steps=10, out=config().out + "-whole"))
+    train.train(config(**options, steps=first))
+    train.train(config(**options, steps=10), resume=True)
+    whole, parts = checkpoint(config(out=config().out + "-whole")), checkpoint(config())
+    for key in ("step", "model", "ema", "optimizer", "tally", "rng"):
+        assert same(whole[key], parts[key]), key
+    logs = [rows(config(out=config().out + "-whole")), rows(config())]
+    for row in logs[0] + logs[1]:
+        del row["images_per_second"]
+    assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == ["4", "8", "10"]
+
+
+def test_another_seed_is_another_run(config):
+    train.train(config(steps=1, **SMALL))
+    train.train(config(steps=1, **SMALL, seed=1, out=config().out + "-2"))
+    one, two = checkpoint(config()), checkpoint(config(out=config().out + "-2"))
+    assert not same(one["model"], two["model"]) and not same(one["rng"], two["rng"])
+
+
+def test_the_random_state_of_a_gpu_is_kept_too(monkeypatch):
+    gpu, state, kept = torch.device("cuda:1"), torch.ones(16, dtype=torch.uint8), []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: state * device.index)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *args: kept.append(args))
+    assert torch.equal(rng_state(gpu), state)
+    rng_state(gpu, state)
+    assert kept == [(state, gpu)]
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state)
+    assert rng_state(torch.device("mps")) is state
+    assert len(rng_state(torch.device("cpu"))) == 0
+
+
+def test_rows_logged_after_the_checkpoint_are_written_again(config):
+    train.train(config(steps=4, log_every=1), Constant(), pull)
+    with open(Path(config().out, "log.csv"), "a") as f:
+        f.write("5,9,9,9,9,9,9\n6,9,")                          # as if killed before the next save
+    train.train(config(steps=6, log_every=1), Constant(), pull, resume=True)
+    assert [row["step"] for row in rows(config())] == list("123456")
+    assert all(float(row["loss"]) < 9 for row in rows(config()))
+
+
+@pytest.fixture
+def not_under_nohup():
+    """Under nohup a closed terminal is ignored: there are tests of both."""
+    before = signal.signal(HANGUP, signal.SIG_DFL)
+    yield
+    signal.signal(HANGUP, before)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, HANGUP])
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(config, capsys, signum,
+                                                                not_under_nohup):
+    steps = []
+
+    def loss(ddpm, model, x_0, labels):
+        steps.append(1)
+        if len(steps) == 3:
+            assert callable(signal.getsignal(signum))           # or pytest would be killed
+            os.kill(os.getpid(), signum)
+        return pull(ddpm, model, x_0, labels)
+
+    before = signal.getsignal(signum)
+    _, ema = train.train(config(steps=100), Constant(), loss)
+    assert checkpoint(config())["step"] == len(steps) == 3
+    assert torch.equal(checkpoint(config())["ema"]["w"], ema.w)  # in a notebook: what there is
+    assert f"to go on: --resume --out {config().out}" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as caught:                   # a program says what stopped it
+        plumbing_run.leave()
+    assert caught.value.code == 128 + signum
+    assert signal.getsignal(signum) is before
+    train.train(config(steps=5), Constant(), loss, resume=True)
+    assert checkpoint(config())["step"] == 5
+    plumbing_run.leave()                             # nothing stopped this one
+
+
+@pytest.mark.skipif(HANGUP == signal.SIGTERM, reason="no SIGHUP")
+def test_under_nohup_a_closed_terminal_stops_no_run(config, not_under_nohup):
+    def loss(ddpm, model, x_0, labels):
+        os.kill(os.getpid(), HANGUP)
+        return pull(ddpm, model, x_0, labels)
+
+    signal.signal(HANGUP, signal.SIG_IGN)            # as nohup starts a program
+    train.train(config(), Constant(), loss)
+    assert checkpoint(config())["step"] == 6 and signal.getsignal(HANGUP) == signal.SIG_IGN
+
+
+def test_a_second_signal_does_not_wait(config):
+    def loss(ddpm, model, x_0, labels):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return pull(ddpm, model, x_0, labels)
+
+    with pytest.raises(KeyboardInterrupt):
+        train.train(config(), Constant(), loss)
+    assert checkpoint(config())["step"] == 0
+
+
+def test_a_signal_while_sampling_stops_the_sampling(config, monkeypatch, capsys):
+    original = sample.track
+
+    def track(items, *args):
+        for i, item in enumerate(original(items, *args)):
+            if i == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield item
+
+    monkeypatch.setattr(sample, "track", track)
+    train.train(config(steps=6, sample_every=3))
+    assert checkpoint(config())["step"] == 3
+    assert f"to go on: --resume --out {config().out}" in capsys.readouterr().out
+    assert not Path(config().out, "samples").exists()
+    train.train(config(steps=6), resume=True)                   # and in the last grid
+    assert checkpoint(config())["step"] == 6
+    assert not Path(config().out, "samples.png").exists()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(config, bad):
+    steps = []
+
+    def loss(ddpm, model, x_0, labels):
+        steps.append(1)
+        losses, t = pull(ddpm, model, x_0, labels)
+        return losses * (bad if len(steps) == 4 else 1), t
+
+    with pytest.raises(FloatingPointError, match="checkpoint.pt is from before.*--lr"):
+        train.train(config(steps=100, log_every=50, save_every=3), Constant(), loss)
+    assert len(steps) == 6                                      # noticed at the next save
+    assert checkpoint(config())["step"] == 3
+    assert torch.isfinite(checkpoint(config())["model"]["w"])
+
+
+def test_a_non_finite_loss_is_noticed_at_the_next_log_and_not_saved_by_a_signal(config):
+    def loss(ddpm, model, x_0, labels):
+        os.kill(os.getpid(), signal.SIGINT)
+        return model.w.expand(3) * math.nan, torch.ones(3, dtype=torch.int64)
+
+    with pytest.raises(FloatingPointError, match="step 1;"):
+        train.train(config(log_every=1), Constant(), loss)
+    with pytest.raises(FloatingPointError):
+        train.train(config(log_every=50, out=config().out + "-2"), Constant(), loss)
+    assert checkpoint(config(out=config().out + "-2"))["step"] == 0
+
+
+@pytest.mark.parametrize("closed", ["stdin", "stdout", "stderr"])
+def test_a_run_needs_no_terminal(config, flags, closed, monkeypatch):
+    monkeypatch.setattr(sys, closed, None)           # what Python makes of a closed one
+    train.main(flags())
+    assert checkpoint(config())["step"] == 6
+
+
+def test_who_reads_the_output_may_leave(config, flags, monkeypatch, capsys):
+    """As in `python train.py | head -1`: the run ends without a word, and can be resumed."""
+    class Pipe:
+        lines = 0
+
+        def write(self, text):
+            self.lines += text.count("\n")
+            if self.lines > 3:
+                raise BrokenPipeError
+
+        def flush(self):
+            pass
+
+    monkeypatch.setattr(sys, "stdout", Pipe())
+    with pytest.raises(SystemExit) as caught:
+        train.main(flags())
+    assert caught.value.code == 141 and capsys.readouterr().err == ""
+    assert checkpoint(config())["step"] == 0
+
+
+@pytest.fixture
+def program(flags, tmp_path):
+    """The command of a run of 100,000 steps, on a picture: to draw the digits takes a second."""
+    (tmp_path / "in").mkdir()
+    Image.linear_gradient("L").save(tmp_path / "in" / "a.png")
+    return [sys.executable, "-u", str(ROOT / "train.py"), *flags(
+        "--data", tmp_path / "in", "--data-dir", tmp_path / "cache", "--steps", "100000",
+        "--save-every", "100000", "--log-every", "1")]
+
+
+@pytest.mark.thorough
+def test_a_killed_program_goes_on_and_under_nohup_through_a_closed_terminal(config, program,
+                                                                            capsys):
+    """In a process of its own, as a user would: SIGHUP; --resume under nohup; SIGTERM."""
+    def start(command, hangup):
+        return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True,
+                                preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup))
+
+    def steps(run):
+        return (int(line.split("/")[0].split()[1]) for line in run.stdout
+                if line.startswith("step "))
+
+    with start(program, signal.SIG_DFL) as run:
+        next(steps(run))
+        run.send_signal(signal.SIGHUP)
+        said = run.stdout.read()
+    stopped = checkpoint(config())["step"]
+    assert run.returncode == 128 + signal.SIGHUP and stopped > 0
+    assert "to go on: --resume" in said
+    with start([*program[:3], "--resume", "--out", config().out], signal.SIG_IGN) as run:
+        made = steps(run)
+        assert next(made) == stopped + 1
+        run.send_signal(signal.SIGHUP)
+        for _ in range(20):
+            step = next(made)
+        run.send_signal(signal.SIGTERM)
+        run.stdout.read()
+    assert run.returncode == 128 + signal.SIGTERM and checkpoint(config())["step"] >= step
+    assert step == stopped + 21
+
+
+def shell(command, **options):
+    return subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True,
+                          timeout=300, **options)
+
+
+@pytest.mark.thorough
+def test_head_may_leave(config, program):
+    line = shlex.join(map(str, program))
+    done = shell(f"{{ {line}; echo code $? >&2; }} | head -1")
+    assert done.stdout.count("\n") == 1 and done.stderr == "code 141\n"
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("closed", ["<&- >&-", "<&- >&- 2>&-"])
+def test_a_program_needs_no_terminal_no_home_and_no_display(config, program, closed):
+    env = {name: value for name, value in os.environ.items()
+           if name not in ("HOME", "DISPLAY", "WAYLAND_DISPLAY", "PATH", "TERM", "XDG_CACHE_HOME",
+                           "XDG_CONFIG_HOME")}
+    env["MPLCONFIGDIR"] = matplotlib.get_cachedir()             # else its first start takes longer
+    done = shell(f"{shlex.join(map(str, program))} --steps 6 {closed}", env=env)
+    assert done.returncode == 0 and done.stderr == ""
+    assert checkpoint(config())["step"] == 6 and Path(config().out, "loss.png").exists()
+
+
+def test_a_folder_that_cannot_be_written_can_be_trained_on(config, tmp_path):
+    """The cache goes to --data-dir; what was there is as it was."""
+    (tmp_path / "in").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "in" / "a.png")
+    os.chmod(tmp_path / "in", 0o555)
+    train.train(config(data=str(tmp_path / "in"), data_dir=str(tmp_path / "cache")), Constant())
+    assert os.listdir(tmp_path / "in") == ["a.png"]
+
+
+def test_a_run_may_lie_under_a_long_name_in_any_letters(config, tmp_path):
+    out = tmp_path / "ж 子 'quoted' $x" / ("n" * 200) / ("m" * 200)
+    train.train(config(out=str(out), steps=2), Constant())
+    train.train(config(out=str(out)), Constant(), resume=True)
+    assert checkpoint(config(out=str(out)))["step"] == 6
+
+
+def test_a_damaged_log_costs_its_damaged_lines_only(tmp_path):
+    path = tmp_path / "log.csv"
+    assert plumbing_run.read_log(path) == []
+    path.write_bytes(b'step,loss,q1,q2,q3,q4,images_per_second\n1,2,3,4,5,6,7\n\xff\n"open\n'
+                     b"2,2,3,4,5,6,7\n3,2")
+    assert [row[0] for row in plumbing_run.read_log(path)] == [1, 2]
