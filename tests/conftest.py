@@ -105,4 +105,6 @@ def gpu(monkeypatch):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", VISIBLE)
+    torch.cuda.init()
+    torch.cuda.device_count()        # kept from now on: asked while it is hidden, it would be 0
     return torch.device("cuda")

@@ -28,7 +28,7 @@ def pull(ddpm, model, x_0, labels):
 
 
 def checkpoint(config):
-    return torch.load(Path(config.out, "checkpoint.pt"), weights_only=True)
+    return torch.load(Path(config.out, "checkpoint.pt"), map_location="cpu", weights_only=True)
 
 
 def rows(config):
