@@ -92,6 +92,7 @@ def train_known(config):
     assert not [name for name in names if "gloo" in name], names
 
 
+@pytest.mark.thorough
 def test_two_processes_average_their_gradients_as_one_with_the_whole_batch(config, together,
                                                                            tmp_path):
     one, two = (config(batch_size=4, out=str(tmp_path / name)) for name in ("one", "two"))
@@ -195,6 +196,7 @@ def test_a_signal_that_comes_while_the_first_process_samples_stops_all(config, t
     assert step in (2, 3) and f"stopped and saved at step {step} of 1000" in said
 
 
+@pytest.mark.thorough
 def test_runs_repeat_and_resume_bit_for_bit_and_with_another_number_of_processes(
         together, tmp_path, flags):
     """Bit for bit, as every run makes the same operations, each in processes of one thread."""
@@ -247,6 +249,7 @@ def sample_by_twos(argv, starts):
     sample.main(argv)
 
 
+@pytest.mark.thorough
 def test_two_processes_write_the_images_that_one_writes(trained, together, tmp_path):
     """To the byte, as each batch is of one process, of one thread."""
     def run(n, folder, *extra):
