@@ -9,6 +9,7 @@ import contextlib
 import gc
 import os
 import sys
+import time
 from datetime import timedelta
 
 import torch
@@ -54,6 +55,9 @@ def leave():
     global rank, world
     if world > 1 or dist.is_initialized():
         gc.collect()                                 # what is left of DistributedDataParallel
+        # A thread of gloo may still hold tensors of the last sum, and needs Python's lock to let go
+        # of them, which the end of the group keeps while it waits for that thread.
+        time.sleep(0.5)
         dist.destroy_process_group()
         rank, world = 0, 1
 

@@ -4,6 +4,7 @@ They are forked from a process that has imported torch and has no threads yet, a
 as those of torchrun do; torchrun itself starts them in the thorough test.
 """
 import csv
+import faulthandler
 import functools
 import multiprocessing
 import os
@@ -38,6 +39,7 @@ def process(rank, n, port, folder, job, args):
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True",
         TORCHELASTIC_RESTART_COUNT="0")
     sys.stdout, sys.stderr = (open(folder / f"{name}-{rank}", "w") for name in ("out", "err"))
+    faulthandler.dump_traceback_later(60, file=sys.stderr)       # if it hangs: where
     torch.set_num_threads(1)                         # as torchrun does
     data.digits = functools.partial(data.digits, n=40)           # as conftest.py does for this one
     Run.plot = lambda run: None
