@@ -82,9 +82,9 @@ def parse(argv, kind, presets, fixed, doc, load):
     Raises:
         ValueError: a value cannot work, or there is nothing to resume.
     """
-    lines = [textwrap.fill(f"{name}: " + " ".join(
+    lines = [textwrap.fill(f"{name}: " + " ".join(["the defaults"] * (not preset) + [
         f"--{k.replace('_', '-')} {'' if v is True else show(v) or 'DIR'}".strip()
-        for k, v in preset.items() if v is not False), width=78, subsequent_indent="    ",
+        for k, v in preset.items() if v is not False]), width=78, subsequent_indent="    ",
         break_on_hyphens=False) for name, preset in presets.items()]
     parser = Parser(doc, "A preset stands for these flags:\n\n" + "\n".join(lines))
     first = next(iter(presets))

@@ -122,7 +122,8 @@ class Run:
                 self.save()
                 received[:] = self.signals or [signal.SIGTERM]
                 print(f"stopped and saved at step {self.step} of {self.config['steps']}; to go on: "
-                      f"--resume --out {shlex.quote(str(self.out))}", flush=True)
+                      f"--resume --out {shlex.quote(str(self.out))}, or in Python "
+                      "train(config, resume=True)", flush=True)
 
     def stopped(self):
         """Has any process got a signal?  All hear the same, so that they stop at the same step."""

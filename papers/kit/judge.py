@@ -127,6 +127,7 @@ def run(args):
     check_readable(config, checkpoint)
     net, accuracy = train_classifier(config["image_size"], device)
     real, _ = read(net, data.to_model(held_out(config)[0]).to(device))
+    print(f"{args.n} samples of {checkpoint} on {device}")
     print(f"held-out digits: {accuracy:.2%} read right, {real.float().mean():.1%} recognised")
     x = torch.cat([x for _, x in batches(ddpm, model, config, args.n, args.seed)]).to(device)
     recognised, digit = read(net, x)
