@@ -27,7 +27,7 @@ def arguments(doc, default="the newest runs/*/checkpoint.pt, or else the one tha
     parser = Parser(doc)
     parser.add_argument("--checkpoint", type=Path, help=f"default: {default}")
     parser.add_argument("--seed", type=integer(0), default=0, help="fixes the noise (0)")
-    parser.add_argument("--device", default="auto", help="cuda, mps, cpu, or the first found (auto)")
+    parser.add_argument("--device", default="auto", help="cuda, mps, or cpu (the first there is)")
     return parser
 
 
