@@ -38,14 +38,15 @@ def pytest_make_parametrize_id(val, argname):
 @pytest.fixture
 def config(tmp_path):
     """Make the Config of a run of a second, in a folder of its own, with some values changed."""
-    return lambda **changes: Config(**{**TINY, "out": str(tmp_path / "run"), **changes})
+    here = {"out": str(tmp_path / "run"), "data_dir": str(tmp_path / "data")}
+    return lambda **changes: Config(**{**TINY, **here, **changes})
 
 
 @pytest.fixture
 def flags(tmp_path):
     """The same run as a command line."""
     def make(*extra):
-        values = {**TINY, "out": tmp_path / "run"}
+        values = {**TINY, "out": tmp_path / "run", "data_dir": tmp_path / "data"}
         return [part for name, value in values.items() for part in (
             f"--{name.replace('_', '-')}",
             ",".join(map(str, value)) if isinstance(value, tuple) else str(value))] + list(extra)
@@ -54,8 +55,9 @@ def flags(tmp_path):
 
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained")
     c = Config(**{**TINY, "steps": 3, "lr": 0.05, "variance": "beta_tilde", "dropout": 0.5,
-                  "out": str(tmp_path_factory.mktemp("trained"))})
+                  "out": str(out), "data_dir": str(out.with_name("data"))})
     with pytest.MonkeyPatch.context() as patch:
         original = data.digits
         patch.setattr(data, "digits", lambda size, seed: original(size, 40, seed))

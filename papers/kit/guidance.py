@@ -44,7 +44,7 @@ def trade(draw, scales, symbol, y, net, x, labels):
         rows[name], values[scale] = x_0[:10], as_asked(name, net, x_0, y)
     figure = Figure(figsize=(13, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    show_rows(left, rows, "each class in turn")
+    show_rows(left, rows, "asked for: 0, 1, ..., 9")
     for i, label in enumerate(("share that is what was asked for",
                                "diversity: RMS distance in a class")):
         if real[i] is not None:
