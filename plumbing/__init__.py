@@ -2,17 +2,20 @@
 
 It imports nothing of the modules above it: what it needs of them is handed to it.
 """
+import os
+import signal
 import sys
 from pathlib import Path
 
 
-def quiet(kind, error, traceback):
-    if kind is not KeyboardInterrupt:
-        sys.__excepthook__(kind, error, traceback)
+def quit_at_once(signum, frame):
+    os._exit(128 + signum)
 
 
 # To import torch takes seconds, and who presses Ctrl-C meanwhile has not found an error.  This is
-# for the programs of this project, which import it first, and not for others that import them.
-# (While Python looks for the module of `python -m`, the program has the name "-m".)
-if sys.argv[0] == "-m" or Path(__file__).parent.parent in Path(sys.argv[0]).resolve().parents:
-    sys.excepthook = quiet
+# for the programs of this project, which import it first, and not for others that import them; from
+# `cli.one_line_errors` on, Ctrl-C is Python's again.  (While Python looks for the module of
+# `python -m`, the program has the name "-m".)
+OURS = sys.argv[0] == "-m" or Path(__file__).parent.parent in Path(sys.argv[0]).resolve().parents
+if OURS and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, quit_at_once)

@@ -3,12 +3,15 @@ import argparse
 import contextlib
 import io
 import os
+import signal
 import sys
 import tempfile
 import textwrap
 import time
 import warnings
 from pathlib import Path
+
+from plumbing import quit_at_once
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,6 +61,8 @@ def check_writable(path):
 @contextlib.contextmanager
 def one_line_errors(prog):
     """Say what went wrong in one line on stderr; exit with 2 for a wrong value, else with 1."""
+    if signal.getsignal(signal.SIGINT) is quit_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.formatwarning = lambda message, *_: f"{prog}: warning: {message}\n"
     if isinstance(sys.stdout, io.TextIOWrapper):     # a pipe on Windows may not know every letter
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -68,10 +68,11 @@ def test_clock():
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("program", [["train.py"], ["sample.py"], ["-m", "papers.ddim"]])
-@pytest.mark.parametrize("seconds", [0.15, 0.4, 0.8])
+@pytest.mark.parametrize("seconds", [0.1, 0.2, 0.4, 0.8, 1.2])
 def test_ctrl_c_while_modules_are_imported_prints_no_traceback(program, seconds, tmp_path):
     process = subprocess.Popen([sys.executable, *program, "--help"], cwd=ROOT, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
-    assert "Traceback" not in process.communicate()[1]
+    _, said = process.communicate()
+    assert said == "" and process.returncode in (0, 130, -signal.SIGINT)
