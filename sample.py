@@ -104,8 +104,8 @@ def draw(ddpm, model, shape, generator, precision="auto", label="sampling", fram
     """
     x_T = torch.randn(shape, generator=generator, device=generator.device)
     with autocast(generator.device, precision):
-        process = ddpm.reverse_process(model, x_T, generator=generator)
-        for t, x_t, x_0_hat in track(process, label, ddpm.T + 1):
+        chain = ddpm.reverse_process(model, x_T, generator=generator)
+        for t, x_t, x_0_hat in track(chain, label, ddpm.T + 1):
             if frames is not None and (t == ddpm.T or t % math.ceil(ddpm.T / 50) == 0):
                 frames.append((to_uint8(x_t[:64]), to_uint8(x_0_hat[:64])))
             if stop:
