@@ -418,3 +418,12 @@ def test_a_damaged_log_costs_its_damaged_lines_only(tmp_path):
     path.write_bytes(b'step,loss,q1,q2,q3,q4,images_per_second\n1,2,3,4,5,6,7\n\xff\n"open\n'
                      b"2,2,3,4,5,6,7\n3,2")
     assert [row[0] for row in plumbing_run.read_log(path)] == [1, 2]
+
+
+def test_a_gradient_whose_norm_is_infinite_stops_the_run_though_all_else_is_finite(config):
+    """Clipped by an infinite norm it is 0: the weights would stay, and the run do nothing."""
+    def loss(ddpm, model, x_0, labels):
+        return (model.w * 3e38).sum().expand(3), torch.ones(3, dtype=torch.int64)
+
+    with pytest.raises(FloatingPointError):          # sqrt(2) 3e38 is more than float32 knows
+        train.train(config(log_every=1), Constant([0.0, 0.0]), loss)
