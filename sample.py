@@ -24,7 +24,7 @@ from ddpm import DDPM
 from plumbing import parallel
 from plumbing.checkpoint import check_weights, read_checkpoint
 from plumbing.cli import arguments, check_writable, file_name, integer, one_line_errors, track
-from plumbing.device import autocast, pick_device
+from plumbing.device import autocast, pick_device, recorded
 from plumbing.pictures import fill, save_gif, save_grid
 from schedules import SCHEDULES
 from unet import UNet
@@ -170,6 +170,7 @@ def run(args):
     print(f"{args.n} samples of {checkpoint} on {device}")
 
     frames = [] if args.gif else None
+    model = recorded(model, device, args.record)
     make = functools.partial(batches, ddpm, model, config, args.n, args.seed, frames)
     if args.folder:
         digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()

@@ -17,7 +17,7 @@ import copy
 import importlib.util
 import math
 import shlex
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from torch import nn
 import data
 from plumbing import parallel
 from plumbing.cli import one_line_errors
-from plumbing.device import autocast, fast_bf16, pick_device, room
+from plumbing.device import autocast, pick_device, recorded, room
 from plumbing.flags import arg, check, parse, refuse, show
 from plumbing.pictures import save_grid
 from plumbing.run import Run, leave
@@ -60,6 +60,7 @@ class Config:
     ema_decay: float = arg(0.9999, "of the averaged weights, lower at first", least=0, below=1)
     precision: str = arg("auto", "auto is what is fast", choices=("auto", "bf16", "float32"))
     compile: bool = arg(False, "torch.compile the network, in a minute: for long runs on a GPU")
+    record: bool = arg(False, "on CUDA, record a step and a sampling network once, and replay them")
     seed: int = arg(0, "fixes initial weights, data order and noise", least=0, below=2 ** 32)
 
     out: str = arg("runs/digits", "folder of the run; by default runs/<preset>", least=1)
@@ -134,7 +135,8 @@ def train(config, model=None, loss=L_simple, resume=False):
         config: Config.
         model: network to train; None builds the U-Net of the config.
         loss: called as loss(ddpm, model, x_0, labels), see L_simple.  Where there are several
-            processes, it may do no more with the model than call it.
+            processes, it may do no more with the model than call it; where the step is recorded,
+            its Python and that of the model run at the beginning only.
         resume: go on from config.out/checkpoint.pt.
 
     Returns:
@@ -147,49 +149,45 @@ def train(config, model=None, loss=L_simple, resume=False):
     """
     parallel.join(config.device)
     device = pick_device(config.device)
-    if config.batch_size % parallel.world:
-        refuse("batch_size", f"is of all processes, and not divisible by {parallel.world}")
-    if config.precision == "auto":
-        config = replace(config, precision="bf16" if fast_bf16(device) else "float32")
     torch.manual_seed(config.seed)
     ddpm, unet = build(asdict(config))
     ddpm, model = ddpm.to(device), (unet if model is None else model).to(device)
     ema = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True, capturable=True)
     if config.compile:
         model.compile(dynamic=False)
     net = model if parallel.world == 1 else parallel.replicate(model)        # averages gradients
     run = Run(asdict(config), model, ema, optimizer, device, FIXED, resume)
     x, labels = load_data(config, device)
 
-    def step():
+    def step(lr, decay):
         """Algorithm 1, lines 2 to 5, and the EMA; warm-up and clip are of the authors' code."""
         x_0, y = draw_batch(x, labels, config, device)                       # x_0 ~ q(x_0)
         optimizer.zero_grad()                    # now, so that no old gradients take memory
-        with autocast(device, config.precision):
+        with autocast(device, run.precision):
             losses, t = loss(ddpm, net, x_0, y)                              # t, eps, L_simple
         losses.mean().backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * min(1, run.step / max(1, config.warmup))
+        optimizer.param_groups[0]["lr"] = lr
         optimizer.step()
-        update_ema(ema, model, min(config.ema_decay, (1 + run.step) / (10 + run.step)))
+        update_ema(ema, model, decay)
         run.tally += by_quarter(losses.detach(), t, ddpm.T)                  # for the log
         run.finite &= norm.isfinite()            # stays on the device: to look would be to wait
 
+    step = recorded(step, device, config.record, run.changed)    # hence its numbers are arguments
+    eps_theta = recorded(ema, device, config.record)
     with run.begin():
         if resume:
-            preview(ddpm, config, run)               # it may have been stopped while it drew one
+            draw_samples(ddpm, eps_theta, config, run)           # it may have been stopped at it
         while run.step < config.steps and not run.stopped():
             run.step += 1
-            step()
+            step(config.lr * min(1.0, run.step / max(1, config.warmup)),
+                 min(config.ema_decay, (1 + run.step) / (10 + run.step)))
             if run.due(config.log_every):
                 run.log()
             if run.due(config.save_every):
                 run.save()
-            preview(ddpm, config, run)
-        if not run.stopped():
-            draw_samples(64, run.out / "samples.png", ddpm, config, run)
+            draw_samples(ddpm, eps_theta, config, run)
     return ddpm, ema
 
 
@@ -218,7 +216,9 @@ def draw_batch(x, labels, config, device):
 @torch.no_grad()
 def update_ema(ema, model, decay):
     """ema <- decay ema + (1 - decay) model, for every weight."""
-    torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
+    averages = list(ema.parameters())
+    way = torch._foreach_sub(list(model.parameters()), averages)
+    torch._foreach_add_(averages, torch._foreach_mul(way, 1 - decay))
 
 
 def by_quarter(losses, t, T):
@@ -227,20 +227,16 @@ def by_quarter(losses, t, T):
     return tally.index_add_(1, (t - 1) * 4 // T, torch.stack([losses, torch.ones_like(losses)]))
 
 
-def preview(ddpm, config, run):
-    """Draw 16 samples every so many steps."""
-    if run.due(config.sample_every) and run.step < config.steps:
-        draw_samples(16, run.out / "samples" / f"{run.step:06}.png", ddpm, config, run)
-
-
-def draw_samples(n, path, ddpm, config, run):
-    """Draw n samples of the EMA, always from the same noise, as a grid; and the loss beside it."""
-    if parallel.rank == 0:
+def draw_samples(ddpm, model, config, run):
+    """Draw samples, 16 every so many steps and 64 at the end, always from the same noise."""
+    last = run.step == config.steps
+    if parallel.rank == 0 and (last or run.due(config.sample_every)):
         run.plot()
-        shape = n, config.image_channels, config.image_size, config.image_size
+        shape = 64 if last else 16, config.image_channels, config.image_size, config.image_size
+        path = run.out / ("samples.png" if last else f"samples/{run.step:06}.png")
         generator = torch.Generator(run.device).manual_seed(config.seed)
-        x_0 = draw(ddpm, run.ema, shape, generator, config.precision,
-                   f"sampling {path.name}, times", stop=run.signals)
+        x_0 = draw(ddpm, model, shape, generator, run.precision, f"sampling {path.name}, times",
+                   stop=run.signals)
         if x_0 is not None:
             save_grid(data.to_uint8(x_0), path)
         run.restart_clock()

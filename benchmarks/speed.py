@@ -32,7 +32,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from plumbing.cli import Parser, integer, one_line_errors
-from plumbing.device import autocast, fast_bf16, pick_device
+from plumbing.device import autocast, pick_device, pick_precision
 from sample import build
 from train import PRESETS, Config, L_simple, train, update_ema
 
@@ -273,7 +273,7 @@ def main(argv=None):
     with one_line_errors("speed.py"):
         device = pick_device(args.device)
         if args.precision == "auto":
-            args.precision = "bf16" if fast_bf16(device) else "float32"
+            args.precision = pick_precision("auto", device)[0]
         if not has_diffusers():
             print("diffusers is not installed: ours alone")
         for row in args.rows:

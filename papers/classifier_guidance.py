@@ -152,7 +152,7 @@ def network(config):
 
 
 def run_train(argv):
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, record=False)
     parser.add_argument("--steps", type=integer(2), default=1000, help="of the optimizer (1000)")
     parser.add_argument("--out", type=file_name(".pt"), default=Path("runs", "classifier.pt"),
                         help="where to write it (runs/classifier.pt)")

@@ -38,7 +38,7 @@ from papers.kit.judge import psnr, read, train_classifier
 from papers.kit.program import finish, flags, program, show, shuffled, start
 from papers.kit.training import ASSETS, fit, load_fit, save_fit
 from plumbing.cli import arguments, check_writable, integer
-from plumbing.device import autocast, pick_device
+from plumbing.device import autocast, pick_device, recorded
 from schedules import cosine_beta_schedule
 from unet import Downsample, ResidualBlock, UNet, Upsample, group_norm, initialise
 
@@ -154,7 +154,7 @@ def network(config):
 
 
 def run_train(argv):
-    parser = arguments(__doc__, "latent.pt; it is written")
+    parser = arguments(__doc__, "latent.pt; it is written", record=False)
     parser.add_argument("--steps", type=integer(1), default=1500,
                         help="in the latents; a fifth for the autoencoder (1500)")
     args = parser.parse_args(argv)
@@ -218,8 +218,9 @@ def run(args):
           f"{psnr(again, x).mean():.1f} dB; standard deviation of latents {s * z_0.std():.2f}, "
           f"scaled {z_0.std():.2f}; unscaled, signal to noise is off by {s ** 2:.2f}", flush=True)
 
-    ours, seconds = sample(ddpm, latent, (args.n, *z_0.shape[1:]), False, args.seed)
-    theirs, longer = sample(ddpm, pixel, (args.n, *x.shape[1:]), True, args.seed)
+    eps_z, eps_x = (recorded(each, device, args.record) for each in (latent, pixel))
+    ours, seconds = sample(ddpm, eps_z, (args.n, *z_0.shape[1:]), False, args.seed)
+    theirs, longer = sample(ddpm, eps_x, (args.n, *x.shape[1:]), True, args.seed)
     figure, shares = Figure(figsize=(16, 5), layout="constrained"), []
     for axes, (what, image) in zip(figure.subplots(1, 4), {
             "held-out": x, "encoded and decoded": again,

@@ -25,12 +25,19 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-def arguments(doc, default="the newest runs/*/checkpoint.pt, or else the one that ships"):
-    """Return a Parser with the flags of every program that starts from a checkpoint."""
+def arguments(doc, default="the newest runs/*/checkpoint.pt, or else the one that ships",
+              record=True):
+    """Return a Parser with the flags of every program that starts from a checkpoint.
+
+    record: does it draw samples, and so ask its network often enough for a recording to pay?
+    """
     parser = Parser(doc)
     parser.add_argument("--checkpoint", type=Path, help=f"default: {default}")
     parser.add_argument("--seed", type=integer(0), default=0, help="fixes the noise (0)")
     parser.add_argument("--device", default="auto", help="cuda, mps, or cpu (the first there is)")
+    if record:
+        parser.add_argument("--record", action=argparse.BooleanOptionalAction, default=False,
+                            help="on CUDA, record the network once and replay it (no)")
     return parser
 
 

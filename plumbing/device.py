@@ -1,9 +1,21 @@
-"""Where the arithmetic happens, and in which precision."""
+"""Where the arithmetic happens, in which precision, and how often Python has to ask for it."""
 import contextlib
 import ctypes
-from pathlib import Path
+import functools
+import math
+import pickle
+import random
+import textwrap
+import time
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from plumbing import parallel
+
+GRAPHS = ("cuda",)                                   # kinds of device whose work can be recorded
 
 
 def pick_device(name="auto"):
@@ -41,18 +53,50 @@ def autocast(device, precision="auto"):
         device: torch.device.
         precision: "bf16", "float32", or "auto": bf16 where the hardware is fast at it.
     """
-    bf16 = precision == "bf16" or precision == "auto" and fast_bf16(device)
+    bf16 = pick_precision(precision, device)[0] == "bf16"
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
-def fast_bf16(device):
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    try:
-        flags = Path("/proc/cpuinfo").read_text()                # Linux; elsewhere we cannot know
-    except OSError:
-        return False
-    return device.type == "cpu" and ("avx512_bf16" in flags or "amx_bf16" in flags)
+def pick_precision(name, device, before=None):
+    """Return the precision to work in, "bf16" or "float32", and words for the log: why.
+
+    Args:
+        name: "bf16" and "float32" are what they are; "auto" takes what is fast here.
+        device: torch.device.
+        before: what a run that goes on was in.  It stays so, unless that is much slower here.
+    """
+    if name != "auto":
+        return name, ""
+    gain = bf16_gain(device)
+    least = {"bf16": 0.5, "float32": 2.0}.get(before, 1.1)       # of gain, to be in bf16
+    picked = "bf16" if gain >= least else "float32"
+    why = f" (bf16 is {gain:.2g} times as fast as float32)" if 0 < gain < math.inf else ""
+    return picked, why + (f", no longer {before}" if before not in (None, picked) else "")
+
+
+@functools.cache
+def bf16_gain(device):
+    """Return how many times as fast as in float32 the work of a U-Net is in bfloat16.
+
+    Of a GPU its generation says that it is far faster, or not supported.  Of a CPU no flag says it:
+    of two processors with AVX512-BF16 one may be faster in bfloat16 and the other twice as slow.
+    So a CPU is measured, in a tenth of a second: a normalised convolution, forward and backward.
+    """
+    if device.type != "cpu":
+        new = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        return math.inf if new else 0.0
+    x = torch.linspace(-1, 1, 16 * 64 * 16 * 16).reshape(16, 64, 16, 16).requires_grad_()
+    weight = torch.linspace(-1, 1, 64 * 64 * 9).reshape(64, 64, 3, 3).requires_grad_()
+    seconds = {True: [], False: []}
+    began = time.perf_counter()
+    while len(seconds[True]) < 3 or time.perf_counter() - began < 0.1:
+        for bf16, times in seconds.items():
+            start = time.perf_counter()
+            with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                y = F.conv2d(F.silu(F.group_norm(x, 32)), weight, padding=1)
+                torch.autograd.grad(y.float().square().mean(), (x, weight))
+            times.append(time.perf_counter() - start)
+    return min(seconds[False]) / min(seconds[True])  # what disturbs only makes slower
 
 
 def room(device):
@@ -67,3 +111,197 @@ def rng_state(device, state=None):
     module = {"cuda": torch.cuda, "mps": torch.mps}[device.type]
     place = (device,) if device.type == "cuda" else ()
     return module.get_rng_state(*place) if state is None else module.set_rng_state(state, *place)
+
+
+
+
+# ---- what a GPU does again and again, recorded once and replayed ----
+
+def recorded(function, device, on=True, changed=list):
+    """Return what does the same as a function, on a GPU by replaying a recording of it.
+
+    A step of a small network is a thousand kernels, each of which Python takes longer to launch
+    than a GPU to run.  A CUDA graph launches them all at once.  What it replays is what the GPU
+    did, and none of the Python that asked for it: whatever differs from call to call must be an
+    argument, or a tensor on the GPU that is changed in place.
+
+    The first call with arguments of some shapes rehearses and records, see `record`.  Where a
+    recording would not do what the function does, one line says so and the function is called as
+    it is.  So it is on a CPU, for a gradient with respect to an argument, and with arguments of
+    another kind.
+
+    Args:
+        function: called with tensors and numbers, which become tensors where it is recorded, and
+            with options that stay what they are; returns a tensor, a tuple of tensors, or None.
+        device: torch.device.
+        on: False returns the function.
+        changed: returns all tensors that a call changes, such as weights and moments.
+    """
+    if not on or device.type not in GRAPHS:
+        return function
+    if changed is not list and parallel.world > 1:
+        print("the step is not recorded: several processes make it together")
+        return function
+    recordings, pool = {}, torch.cuda.graph_pool_handle()        # one memory: they take turns
+
+    def replay(*args, **options):
+        if any(isinstance(x, torch.Tensor) for x in options.values()) or not all(
+                type(x) in (int, float) or isinstance(x, torch.Tensor) and not x.requires_grad
+                and x.device.type == device.type for x in args):
+            return function(*args, **options)
+        kind = (torch.is_grad_enabled(), torch.is_autocast_enabled(device.type),
+                torch.get_autocast_dtype(device.type), getattr(function, "training", None),
+                repr(options),
+                *((x.shape, x.dtype) if isinstance(x, torch.Tensor) else type(x) for x in args))
+        if kind not in recordings:
+            recordings[kind] = record(functools.partial(function, **options), device, args, changed,
+                                      pool)
+        if recordings[kind] is None:
+            return function(*args, **options)
+        graph, inputs, output = recordings[kind]
+        for mine, x in zip(inputs, args, strict=True):
+            mine.copy_(x) if isinstance(x, torch.Tensor) else mine.fill_(x)
+        graph.replay()
+        copies = [x.clone() for x in tensors(output)]            # the next replay writes over them
+        return tuple(copies) if isinstance(output, tuple) else copies[0] if copies else None
+    return replay
+
+
+def tensors(output):
+    """Return what a function returned, a tensor, a tuple of them, or None, as a tuple."""
+    several = output if isinstance(output, tuple) else () if output is None else (output,)
+    if not all(isinstance(x, torch.Tensor) for x in several):
+        raise RuntimeError("it returns something else than tensors")
+    return several
+
+
+def record(function, device, args, changed, pool):
+    """Rehearse a call, record it, and see that three replays come to the same as three calls.
+
+    None of this counts: all that it changed, random numbers too, is put back.
+
+    Returns:
+        The graph, the tensors that are its arguments, and its result; or None, with a line why.
+    """
+    inputs = [x.clone() if isinstance(x, torch.Tensor) else torch.tensor(x, device=device)
+              for x in args]
+    noise = torch.get_rng_state(), rng_state(device)
+    start = {id(x): (x, x.detach().clone()) for x in changed()}
+
+    @torch.no_grad()
+    def put_back():
+        for x in changed():                          # Adam makes its moments, zeros, as it begins
+            x.copy_(start[id(x)][1]) if id(x) in start else x.zero_()
+        torch.set_rng_state(noise[0])
+        rng_state(device, noise[1])
+
+    def end(output):
+        """Return what was changed and what was returned, and put back what was changed."""
+        results = [x.detach().clone() for x in (*changed(), *tensors(output))]
+        put_back()
+        return results
+
+    cached = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)          # each replay is to cast the weights anew
+    try:
+        with torch.cuda.device(device):
+            side = torch.cuda.Stream()
+            check_recordable(function, inputs, side)
+            put_back()
+            with aside(side, "error"):
+                for _ in range(3):
+                    output = function(*inputs)
+            called = end(output)
+            began = end(tuple(map(torch.zeros_like, tensors(output))))
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=pool):
+                output = function(*inputs)
+            for _ in range(3):
+                graph.replay()
+            if not apart(called, end(output), began) < 0.1:
+                raise RuntimeError("its replays do not come to what its calls come to")
+        return graph, inputs, output
+    except RuntimeError as error:
+        name = getattr(function.func, "__name__", type(function.func).__name__)
+        print(f"{name} is not recorded, and slower than it could be: "
+              f"{textwrap.shorten(str(error), 150)}", flush=True)
+        if device.type == "cuda":                    # the old one may wait for the recording to end
+            generator = torch.cuda.default_generators[torch.empty(0, device=device).device.index]
+            generator.graphsafe_set_state(torch.Generator(device).graphsafe_get_state())
+        put_back()
+        return None
+    finally:
+        torch.set_autocast_cache_enabled(cached)
+
+
+def check_recordable(function, inputs, side):
+    """Call a function three times, to see what a recording of it would silently get wrong.
+
+    Raises:
+        RuntimeError: it waits for the GPU, and so may look at what it computed; it draws random
+            numbers on the host; it asks the GPU for other things, or with other numbers, at each
+            call; or its result has a gradient.
+    """
+    with aside(side, "default"):
+        function(*inputs)                            # libraries are loaded, and it may be compiled
+    drawn, asked = host_noise(), []
+    with aside(side, "error"):
+        for _ in range(2):
+            with Asked() as mode:
+                output = function(*inputs)
+            asked.append(mode.asked)
+    for wrong, why in (
+            (host_noise() != drawn, "it draws random numbers on the host"),
+            (asked[0] != asked[1], "it asks the GPU for something else at each call"),
+            (any(x.requires_grad for x in tensors(output)), "its result has a gradient")):
+        if wrong:
+            raise RuntimeError(why)
+
+
+@contextlib.contextmanager
+def aside(stream, waiting):
+    """Run a block on a stream of its own, where to wait for the GPU may be an "error"."""
+    before = torch.cuda.get_sync_debug_mode()
+    stream.wait_stream(torch.cuda.current_stream())
+    torch.cuda.set_sync_debug_mode(waiting)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+        torch.cuda.current_stream().wait_stream(stream)
+
+
+def host_noise():
+    return pickle.dumps((random.getstate(), np.random.get_state()))
+
+
+class Asked(TorchDispatchMode):
+    """Lists the operations of a block, each with the numbers that Python gave it."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def __torch_dispatch__(self, operation, types, args=(), options=None):
+        self.asked.append(repr((operation, numbers((args, options)))))
+        return operation(*args, **options or {})
+
+
+def numbers(value):
+    """Return nested tuples, lists and dicts with nothing left in them but numbers and strings."""
+    if isinstance(value, (tuple, list)):
+        return [numbers(x) for x in value]
+    if isinstance(value, dict):
+        return {name: numbers(x) for name, x in value.items()}
+    return value if isinstance(value, (int, float, complex, str)) else None
+
+
+def apart(called, replayed, began):
+    """Return how far apart two ends are, as a share of the way: the mean over what moved at all."""
+    shares = []
+    for one, two, start in zip(called, replayed, began, strict=True):
+        gap, way = ((one.double() - x.double()).norm().item() for x in (two, start))
+        if gap != 0 or way != 0:
+            shares.append(gap / max(gap, way))
+    return sum(shares) / max(1, len(shares))

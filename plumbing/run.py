@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from plumbing import parallel
 from plumbing.checkpoint import check_weights, read_checkpoint, write_checkpoint
 from plumbing.cli import clock
-from plumbing.device import rng_state
+from plumbing.device import pick_precision, rng_state
 from plumbing.downloads import MIRRORS
 from plumbing.files import locked, replacing, sweep
 from plumbing.flags import check_fixed, refuse
@@ -38,6 +38,7 @@ class Run:
 
     Attributes:
         step: how many steps were made.
+        precision: "bf16" or "float32", as the config says or as is fast here; a run keeps it.
         tally: (2, 4), on the device: sums of losses, and how many, in each quarter of t, since the
             last line of the log.
         finite: on the device: was every gradient finite?
@@ -59,6 +60,8 @@ class Run:
             ValueError: the folder already holds a run; or, with resume, none that could go on as
                 this one.
         """
+        if config["batch_size"] % parallel.world:
+            refuse("batch_size", f"is of all processes, and not divisible by {parallel.world}")
         self.config = {name: list(value) if isinstance(value, tuple) else value
                        for name, value in config.items()}        # as a checkpoint has it
         self.out = Path(config["out"])
@@ -67,10 +70,9 @@ class Run:
         self.step, self.signals = 0, []
         self.tally = torch.zeros(2, 4, device=device)
         self.finite = torch.ones((), dtype=torch.bool, device=device)
-        if resume:
-            self.check_same()
-        else:
-            self.check_new()
+        before = self.check_same() if resume else self.check_new()
+        picked = pick_precision(config["precision"], device, before)
+        self.precision, self.why = parallel.gather(picked)[0]    # the same in all processes
 
     def check_new(self):
         """Refuse a folder that holds a run of at least one step."""
@@ -81,7 +83,7 @@ class Run:
                              "Config(out=DIR)")
 
     def check_same(self):
-        """Refuse to go on with a run as what would make another run of it."""
+        """Refuse to go on with a run as what would make another of it; return its precision."""
         path, steps = self.out / "checkpoint.pt", self.config["steps"]
         if not path.exists():
             raise ValueError(f"nothing to resume: there is no {path}")
@@ -95,6 +97,8 @@ class Run:
             refuse("steps", f"must be at least {step}, where this run is, not {steps}")
         if steps == step:
             print(f"nothing is left of --steps {steps}: a larger number goes on")
+        precision = checkpoint.get("precision")      # older versions do not say it
+        return precision if isinstance(precision, str) else None
 
     @contextlib.contextmanager
     def begin(self):
@@ -115,7 +119,9 @@ class Run:
                 self.write()         # so that it can be resumed from now; and a full disk shows
                 (self.out / "log.csv").unlink(missing_ok=True)   # of one that never made a step
             print(f"{sum(weight.numel() for weight in self.model.parameters()):,} weights, "
-                  f"{self.config['precision']} on {self.device}, to {self.out}", flush=True)
+                  f"{self.precision} on {self.device}{self.why}, to {self.out}", flush=True)
+            if self.config.get("compile") and self.step < self.config["steps"]:
+                print("compiling the network, about a minute", flush=True)
             self.restart_clock()
             yield
             if self.stopped():
@@ -139,6 +145,12 @@ class Run:
         words = np.random.SeedSequence((self.config["seed"], parallel.rank, self.step))
         return int(words.generate_state(1)[0])
 
+    def changed(self):
+        """Return all tensors that a step changes."""
+        moments = [x for state in self.optimizer.state.values() for x in state.values()]
+        return [*self.model.parameters(), *self.model.buffers(), *self.ema.parameters(),
+                *self.ema.buffers(), *moments, self.tally, self.finite]
+
     # ---- the checkpoint ----
 
     def check(self):
@@ -156,8 +168,9 @@ class Run:
 
     def write(self):
         rng = parallel.gather([torch.get_rng_state(), rng_state(self.device)])
-        content = {"config": self.config, "step": self.step, "model": self.model.state_dict(),
-                   "ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict(),
+        content = {"config": self.config, "precision": self.precision, "step": self.step,
+                   "model": self.model.state_dict(), "ema": self.ema.state_dict(),
+                   "optimizer": self.optimizer.state_dict(),
                    "tally": parallel.total(self.tally), "rng": rng}
         if parallel.rank == 0:
             write_checkpoint(content, self.out / "checkpoint.pt")

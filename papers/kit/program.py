@@ -20,7 +20,7 @@ import data
 import sample
 from data import to_uint8
 from plumbing.cli import arguments, check_writable, file_name, integer, one_line_errors, track
-from plumbing.device import pick_device
+from plumbing.device import pick_device, recorded
 from plumbing.pictures import grid, save_figure
 
 NEWEST = "the newest runs/*/checkpoint.pt, or else the one that ships"
@@ -78,11 +78,15 @@ def start(args, shipped=None, load=sample.load):
         load: as `sample.load`, or of another network.
 
     Returns:
-        device, checkpoint, config, ddpm, model: torch.device, path, and what load returned.
+        device, checkpoint, config, ddpm, model: torch.device, path, and what load returned; with
+            --record the model is a function that replays it.
     """
     device = pick_device(args.device)
     checkpoint = args.checkpoint or shipped or sample.newest_checkpoint()
-    return device, checkpoint, *load(checkpoint, device)
+    *rest, model = load(checkpoint, device)
+    if not isinstance(model, torch.nn.ModuleDict):   # of networks that are recorded one by one
+        model = recorded(model, device, getattr(args, "record", False))
+    return device, checkpoint, *rest, model
 
 
 def held_out(config, name=None, least=1, split="test"):

@@ -1,30 +1,74 @@
 """The device that is taken, the precision that is fast there, and memory that is kept."""
+import itertools
+import math
 import platform
 
 import pytest
 import torch
 
 from plumbing import device
-from plumbing.device import autocast, fast_bf16, pick_device
+from plumbing.device import autocast, bf16_gain, pick_device, pick_precision
 
 
-def test_bf16_is_used_where_it_is_fast_and_float32_elsewhere(monkeypatch):
-    cpu = torch.device("cpu")
-    for flags, fast in (("sse avx512_bf16", True), ("amx_bf16", True), ("avx512f avx2", False)):
-        monkeypatch.setattr(device.Path, "read_text", lambda self, flags=flags: flags)
-        assert fast_bf16(cpu) is fast
-        assert not fast_bf16(torch.device("mps"))
-        with autocast(cpu):
-            y = torch.nn.functional.linear(torch.ones(1, 2), torch.ones(2, 2))
-        assert y.dtype == (torch.bfloat16 if fast else torch.float32)
-    monkeypatch.setattr(device.Path, "read_text", lambda self: exec("raise OSError"))
-    assert fast_bf16(cpu) is False
-    for precision, dtype in (("bf16", torch.bfloat16), ("float32", torch.float32)):
-        with autocast(cpu, precision):
-            assert (torch.ones(1, 2) @ torch.ones(2, 2)).dtype == dtype
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("bf16, float32", [(1.0, 4.0), (4.0, 1.0)])
+def test_a_cpu_is_measured_and_the_best_of_each_precision_counts(monkeypatch, bf16, float32):
+    """By a clock that only convolutions move, some of them ten times too far: disturbed."""
+    now, calls, convolution = [0.0], itertools.count(), torch.nn.functional.conv2d
+
+    def conv2d(*args, **options):
+        slow = 10 if next(calls) // 2 % 2 else 1
+        now[0] += slow * (bf16 if torch.is_autocast_enabled("cpu") else float32) / 100
+        return convolution(*args, **options)
+
+    monkeypatch.setattr(device.F, "conv2d", conv2d)
+    monkeypatch.setattr(device.time, "perf_counter", lambda: now[0])
+    assert bf16_gain.__wrapped__(CPU) == pytest.approx(float32 / bf16)
+
+
+def test_to_measure_changes_nothing_else():
+    noise = torch.get_rng_state()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert 0 < bf16_gain.__wrapped__(CPU) < 1000
+        assert not torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
+    assert torch.equal(torch.get_rng_state(), noise)
+
+
+def test_of_a_gpu_its_generation_says_it(monkeypatch):
     for capability in ((7, 5), (8, 0), (9, 0)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, c=capability: c)
-        assert fast_bf16(torch.device("cuda")) is (capability >= (8, 0))
+        gain = bf16_gain.__wrapped__(torch.device("cuda"))
+        assert gain == (math.inf if capability >= (8, 0) else 0)
+        monkeypatch.setattr(device, "bf16_gain", lambda device, gain=gain: gain)
+        assert pick_precision("auto", torch.device("cuda")) == ("bf16" if gain else "float32", "")
+    assert bf16_gain.__wrapped__(torch.device("mps")) == 0
+
+
+@pytest.mark.parametrize("gain, before, picked, says", [
+    (1.6, None, "bf16", "bf16 is 1.6 times as fast as float32"), (1.05, None, "float32", "1.1"),
+    (0.5, None, "float32", "0.5"), (0.08, None, "float32", "0.08"),
+    (0.6, "bf16", "bf16", "0.6"), (0.08, "bf16", "float32", "0.08 times as fast as float32), no"),
+    (1.6, "float32", "float32", "1.6"), (3.0, "float32", "bf16", "no longer float32"),
+    (1.6, "bf16", "bf16", "1.6"), (0.5, "float32", "float32", "0.5")])
+def test_bf16_is_taken_where_it_clearly_wins_and_a_run_keeps_what_it_was_in_unless_that_is_slow(
+        monkeypatch, gain, before, picked, says):
+    monkeypatch.setattr(device, "bf16_gain", lambda device: gain)
+    precision, why = pick_precision("auto", CPU, before)
+    assert precision == picked and says in why
+    assert ("no longer" in why) == (before not in (None, picked))
+    for name in ("bf16", "float32"):                 # who names one gets it
+        assert pick_precision(name, CPU, before) == (name, "")
+
+
+@pytest.mark.parametrize("gain", [0.5, 2.0])
+def test_what_is_picked_is_what_a_network_runs_in(monkeypatch, gain):
+    monkeypatch.setattr(device, "bf16_gain", lambda device: gain)
+    for name, bf16 in (("auto", gain > 1), ("bf16", True), ("float32", False)):
+        with autocast(CPU, name):
+            dtype = torch.nn.functional.linear(torch.ones(1, 2), torch.ones(2, 2)).dtype
+        assert dtype == (torch.bfloat16 if bf16 else torch.float32)
 
 
 @pytest.mark.parametrize("cuda, mps, name", [(True, True, "cuda"), (False, True, "mps"),

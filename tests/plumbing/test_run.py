@@ -14,11 +14,14 @@ from PIL import Image
 
 import sample
 import train
+from plumbing import device
 from plumbing import run as plumbing_run
+from plumbing.checkpoint import write_checkpoint
 from plumbing.device import rng_state
 from plumbing.run import Run
 from stand_ins import Constant, checkpoint, pull, refused, rows, same
 from train import Config
+from unet import UNet
 
 ROOT = Path(train.__file__).parent
 HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)              # Windows has none
@@ -99,7 +102,8 @@ def test_the_plot_shows_the_loss_and_its_quarters(run, plot, monkeypatch):
 def test_a_checkpoint_is_plain_and_complete(config):
     train.train(config(steps=3))
     content = checkpoint(config())
-    assert set(content) == {"config", "step", "model", "ema", "optimizer", "tally", "rng"}
+    assert set(content) == {"config", "precision", "step", "model", "ema", "optimizer", "tally",
+                            "rng"}
     assert content["step"] == 3
     assert content["config"]["channel_mults"] == [1, 2]
     assert Config(**content["config"]) == config(steps=3)
@@ -171,6 +175,46 @@ def test_N_resume_N_equals_2N_bit_for_bit(config, first, precision):
     for row in logs[0] + logs[1]:
         del row["images_per_second"]
     assert logs[0] == logs[1] and [row["step"] for row in logs[0]] == ["4", "8", "10"]
+
+
+def test_auto_stays_auto_and_a_run_goes_on_as_it_began_unless_that_is_slow_here(
+        config, monkeypatch, capsys):
+    """So that a run that was begun where bfloat16 is fast is not slow for ever elsewhere."""
+    def on_a_machine(gain, steps, resume=True):
+        monkeypatch.setattr(device, "bf16_gain", lambda device: gain)
+        train.train(config(precision="auto", steps=steps), resume=resume)
+        content, (line,) = checkpoint(config()), [
+            line for line in capsys.readouterr().out.splitlines() if " weights, " in line]
+        assert content["config"]["precision"] == "auto" and f"bf16 is {gain} times" in line
+        assert f"weights, {content['precision']} on cpu (" in line
+        return content["precision"], line.partition("no longer ")[2].partition(",")[0]
+
+    assert on_a_machine(1.5, 1, resume=False) == ("bf16", "")
+    assert on_a_machine(0.7, 2) == ("bf16", "")                  # not what would be picked here
+    assert on_a_machine(0.1, 3) == ("float32", "bf16")
+    assert on_a_machine(1.5, 4) == ("float32", "")
+    assert on_a_machine(2.5, 5) == ("bf16", "float32")
+    content = checkpoint(config())
+    for precision in (None, 3, ["bf16"]):            # an older version, and a stranger's file
+        write_checkpoint({**content, "precision": precision}, Path(config().out, "checkpoint.pt"))
+        assert on_a_machine(0.9, 6) == ("float32", "")
+
+
+@pytest.mark.parametrize("precision, dtype", [("bf16", torch.bfloat16), ("float32", torch.float32)])
+def test_steps_and_samples_are_made_in_the_precision_that_the_run_says(config, monkeypatch,
+                                                                       precision, dtype):
+    monkeypatch.setattr(device, "bf16_gain", lambda device: 9.0 if precision == "bf16" else 0.1)
+    seen = set()
+
+    class Spied(UNet):
+        def forward(self, x_t, t):
+            eps_theta = super().forward(x_t, t)
+            seen.add((self.training, self.conv_out(torch.zeros(1, 4, 8, 8)).dtype))
+            return eps_theta
+
+    c = config(precision="auto", steps=1)
+    train.train(c, Spied(**{name: getattr(c, name) for name in sample.NETWORK}))
+    assert seen == {(True, dtype), (False, dtype)}
 
 
 def test_another_seed_is_another_run(config):
