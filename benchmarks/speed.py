@@ -1,6 +1,6 @@
 """How fast, beside diffusers and beside what the machine can do at all?
 
-    python -m benchmarks.speed [--rows digits cifar10] [--precision auto] [--no-compile]
+    python -m benchmarks.speed [--rows digits cifar10] [--precision auto] [--no-compile] [--quick]
 
 One table for each network: images per second of training, network evaluations of one image per
 second of sampling, peak memory, and the share of the machine's own limit.  The limit is the rate of
@@ -8,7 +8,8 @@ a large matrix product in the same precision, measured in the same run; the oper
 network are counted, not estimated.  Where diffusers is installed, its UNet2DModel of the same shape
 is trained as its example train_unconditional.py does (AdamW, EMAModel, clipping) and sampled with
 DDPMScheduler, in the same precision and in float32, its default.  Every figure is the median of
-repeated, interleaved runs.  Each contestant has a process of its own, set up as its users run it.
+repeated, interleaved runs.  Each contestant has a process of its own, set up as its users run it;
+they start side by side, and are then measured in turn.  On CUDA ours is recorded, too.
 
 Last, the loop of train.py as a user runs it is timed beside the bare step, and the sampling loop
 beside the network alone.
@@ -18,6 +19,7 @@ import contextlib
 import copy
 import functools
 import io
+import itertools
 import multiprocessing
 import resource
 import statistics
@@ -32,7 +34,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from plumbing.cli import Parser, integer, one_line_errors
-from plumbing.device import autocast, pick_device, pick_precision
+from plumbing.device import GRAPHS, autocast, pick_device, pick_precision, recorded
+from plumbing.run import read_log
 from sample import build
 from train import PRESETS, Config, L_simple, train, update_ema
 
@@ -40,16 +43,24 @@ from train import PRESETS, Config, L_simple, train, update_ema
 class Ours:
     """Our network and process: one step of training, one of sampling, the network alone."""
 
-    def __init__(self, config, compiled):
+    def __init__(self, config, compiled, record=False):
         self.precision, device = config.precision, pick_device(config.device)
         self.ddpm, self.network = (part.to(device) for part in build(vars(config)))
         self.ema = copy.deepcopy(self.network).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, fused=True)
-        self.model = torch.compile(self.network, dynamic=False) if compiled else self.network
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, fused=True,
+                                          capturable=True)
+        if compiled:
+            self.network.compile(dynamic=False)
+        self.model = recorded(self.network, device, record)
+        self.train_step = recorded(self.train_step, device, record, self.changed)
+
+    def changed(self):
+        moments = [x for state in self.optimizer.state.values() for x in state.values()]
+        return [*self.network.parameters(), *self.ema.parameters(), *moments]
 
     def loss(self, x_0):
         with autocast(x_0.device, self.precision):
-            losses, _ = L_simple(self.ddpm, self.model, x_0, None)
+            losses, _ = L_simple(self.ddpm, self.network, x_0, None)
         return losses.mean()
 
     def train_step(self, x_0):
@@ -76,7 +87,7 @@ class Ours:
 class Diffusers(Ours):
     """UNet2DModel of the same shape with DDPMScheduler."""
 
-    def __init__(self, config, compiled):
+    def __init__(self, config, compiled, record=False):
         from diffusers import DDPMScheduler, UNet2DModel
         from diffusers.training_utils import EMAModel
 
@@ -121,10 +132,13 @@ class Diffusers(Ours):
         return self.scheduler.step(self.evaluate(x_t, t - 1), t - 1, x_t).prev_sample
 
 
-# name: kind, compiled, precision if not that of the run
-CONTESTANTS = {"ours": (Ours, False, None), "diffusers": (Diffusers, False, None),
-               "diffusers, float32": (Diffusers, False, "float32"),               # its default
-               "ours, compiled": (Ours, True, None), "diffusers, compiled": (Diffusers, True, None)}
+# name: kind, compiled, recorded, precision if not that of the run
+CONTESTANTS = {"ours": (Ours, False, False, None), "diffusers": (Diffusers, False, False, None),
+               "diffusers, float32": (Diffusers, False, False, "float32"),        # its default
+               "ours, recorded": (Ours, False, True, None),
+               "ours, compiled": (Ours, True, False, None),
+               "diffusers, compiled": (Diffusers, True, False, None),
+               "ours, compiled, recorded": (Ours, True, True, None)}
 
 
 def synchronize(device):
@@ -159,7 +173,6 @@ class Contestant:
             other, *CONTESTANTS[name], config, batch, n))
         self.process.start()
         other.close()
-        self.memory = self("memory")
 
     def __call__(self, what, least=0.5):
         try:
@@ -173,9 +186,9 @@ class Contestant:
         self.process.join()
 
 
-def serve(pipe, kind, compiled, precision, config, batch, n):
-    """Be the process of a Contestant: make a few steps of training, then answer."""
-    contestant = kind(replace(config, precision=precision or config.precision), compiled)
+def serve(pipe, kind, compiled, record, precision, config, batch, n):
+    """Be the process of a Contestant: make a few steps of each kind, then answer."""
+    contestant = kind(replace(config, precision=precision or config.precision), compiled, record)
     C, H, t, device = config.image_channels, config.image_size, config.T // 2, config.device
     x_0 = (torch.rand(batch, C, H, H) * 2 - 1).to(device)
     x_t = torch.randn(n, C, H, H).to(device)
@@ -184,9 +197,11 @@ def serve(pipe, kind, compiled, precision, config, batch, n):
              "network": lambda: contestant.evaluate(x_t, t)}
     for _ in range(3):
         steps["training"]()
+    memory = peak_memory(x_0.device)
+    for step in steps.values():                      # what is compiled, is compiled now
+        step()
     for what, least in iter(pipe.recv, None):
-        pipe.send(peak_memory(x_0.device) if what == "memory" else
-                  seconds(steps[what], x_0.device, least))
+        pipe.send(memory if what == "memory" else seconds(steps[what], x_0.device, least))
 
 
 def peak_memory(device):
@@ -225,32 +240,19 @@ def matrix_product(config, device):
     return lambda: a @ b, 2 * n ** 3
 
 
-class Enough(Exception):
-    pass
+def loop_seconds(config, steps=200):
+    """Return the mean seconds of a step of train.py, by the second of the two lines of its log.
 
-
-def loop_seconds(config, steps=125):
-    """Return the mean seconds of a step of train.py's own loop, from call to call of the loss.
-
-    The first fifth is left out.  The rest is as long as from one line of its log to the next.
+    T is 2, which is nothing to a step but all to the samples that are drawn at the end.
     """
-    times = []
-
-    def loss(*args):
-        if len(times) in (steps // 5, steps):
-            synchronize(torch.device(config.device))
-        times.append(time.perf_counter())
-        if len(times) > steps:
-            raise Enough
-        return L_simple(*args)
-
-    with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()), \
-            contextlib.suppress(Enough):
-        train(Config(**{**vars(config), "out": out}), loss=loss)
-    return (times[-1] - times[steps // 5]) / (len(times) - 1 - steps // 5)
+    with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
+        train(replace(config, T=2, steps=steps, log_every=steps // 2, sample_every=0, out=out))
+        rate = read_log(Path(out, "log.csv"))[1][-1]
+    return config.batch_size / rate
 
 
 def print_overhead(config, ours, repeats):
+    """Compare the loop of train.py with the bare step of a contestant of the same config."""
     bare, loop = [], []
     for _ in range(repeats):
         bare.append(ours("training", least=5))
@@ -268,6 +270,8 @@ def main(argv=None):
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True,
                         help="with torch.compile as well (yes)")
     parser.add_argument("--repeats", type=integer(1), default=5, help="of each measurement (5)")
+    parser.add_argument("--quick", action="store_true",
+                        help="two short repeats, and without the loop of train.py")
     parser.add_argument("--device", default="auto", help="cuda, mps, cpu, or auto: the first found")
     args = parser.parse_args(argv)
     with one_line_errors("speed.py"):
@@ -285,37 +289,41 @@ def run(row, args, device):
     batch = {"digits": 32, "cifar10": 128 if device.type == "cuda" else 8}[row]
     n = {"digits": 64, "cifar10": 256 if device.type == "cuda" else 8}[row]      # sampled at once
     present = {name: Contestant(name, config, batch, n)
-               for name, (kind, compiled, precision) in CONTESTANTS.items()
+               for name, (kind, compiled, record, precision) in CONTESTANTS.items()
                if (args.compile or not compiled) and (kind is Ours or has_diffusers())
-               and precision != config.precision}
+               and precision != config.precision and (device.type in GRAPHS or not record)}
+    memory = {name: ask("memory") for name, ask in present.items()}         # when it is ready
     product, product_flops = matrix_product(config, device)
-    product_seconds = functools.partial(seconds, product, device)
+    repeats, least = (2, 0.3) if args.quick else (args.repeats, 0.5)
+    product_seconds = functools.partial(seconds, product, device, least)
 
     def measure(step, **more):
-        steps = {name: functools.partial(ask, step) for name, ask in present.items()}
-        return interleaved({"limit": product_seconds, **steps, **more}, args.repeats)
+        steps = {name: functools.partial(ask, step, least) for name, ask in present.items()}
+        return interleaved({"limit": product_seconds, **steps, **more}, repeats)
 
     training = measure("training")
-    sampling = measure("sampling", network=lambda: present["ours"]("network"))
+    sampling = measure("sampling", network=lambda: present["ours"]("network", least))
     limit = product_flops / statistics.median([training["limit"], sampling["limit"]])
     forward, both = count_flops(config)
     C, H = config.image_channels, config.image_size
     print(f"\n{row}: {C} x {H} x {H}, {forward / 1e9:.4g} GFLOP forward, {both / 1e9:.4g} in "
           f"training, per image; {args.precision} on {device}, limit {limit / 1e12:.3g} TFLOP/s")
-    print(f"{'':22}{'training':>12}{'of':>7}{'sampling':>15}{'of':>7}{'peak':>9}")
-    print(f"{'':22}{f'img/s, B={batch}':>12}{'limit':>7}{f'evals/s, n={n}':>15}{'limit':>7}"
+    print(f"{'':26}{'training':>12}{'of':>7}{'sampling':>15}{'of':>7}{'peak':>9}")
+    print(f"{'':26}{f'img/s, B={batch}':>12}{'limit':>7}{f'evals/s, n={n}':>15}{'limit':>7}"
           f"{'memory':>9}")
-    for name, contestant in present.items():
+    for name in present:
         trained, sampled = batch / training[name], n / sampling[name]
-        print(f"{name:22}{trained:12.1f}{both * trained / limit:7.0%}{sampled:15.1f}"
-              f"{forward * sampled / limit:7.0%}{contestant.memory / 2 ** 30:7.2f}GB")
-    for name in list(present)[1:]:
-        print(f"ours to {name}: training {training[name] / training['ours']:.2f}, sampling "
-              f"{sampling[name] / sampling['ours']:.2f}")
+        print(f"{name:26}{trained:12.1f}{both * trained / limit:7.0%}{sampled:15.1f}"
+              f"{forward * sampled / limit:7.0%}{memory[name] / 2 ** 30:7.2f}GB")
+    theirs = [name for name in present if "diffusers" in name]
+    for name, other in itertools.product([name for name in present if name not in theirs], theirs):
+        print(f"{name} to {other}: training {training[other] / training[name]:.2f}, sampling "
+              f"{sampling[other] / sampling[name]:.2f}")
     print(f"of a step of sampling {1 - sampling['network'] / sampling['ours']:.1%} is outside the "
           "network")
-    if row == "digits":
-        print_overhead(config, present["ours"], args.repeats)
+    if row == "digits" and not args.quick:
+        config = replace(config, record=device.type in GRAPHS)
+        print_overhead(config, present["ours, recorded" if config.record else "ours"], repeats)
     for contestant in present.values():
         contestant.end()
 

@@ -205,10 +205,9 @@ def record(function, device, args, changed, pool):
     torch.set_autocast_cache_enabled(False)          # each replay is to cast the weights anew
     try:
         with torch.cuda.device(device):
-            side = torch.cuda.Stream()
-            check_recordable(function, inputs, side)
+            check_recordable(function, inputs)
             put_back()
-            with aside(side, "error"):
+            with aside("error"):
                 for _ in range(3):
                     output = function(*inputs)
             called = end(output)
@@ -234,7 +233,7 @@ def record(function, device, args, changed, pool):
         torch.set_autocast_cache_enabled(cached)
 
 
-def check_recordable(function, inputs, side):
+def check_recordable(function, inputs):
     """Call a function three times, to see what a recording of it would silently get wrong.
 
     Raises:
@@ -242,10 +241,10 @@ def check_recordable(function, inputs, side):
             numbers on the host; it asks the GPU for other things, or with other numbers, at each
             call; or its result has a gradient.
     """
-    with aside(side, "default"):
+    with aside("default"):
         function(*inputs)                            # libraries are loaded, and it may be compiled
     drawn, asked = host_noise(), []
-    with aside(side, "error"):
+    with aside("error"):
         for _ in range(2):
             with Asked() as mode:
                 output = function(*inputs)
@@ -258,10 +257,15 @@ def check_recordable(function, inputs, side):
             raise RuntimeError(why)
 
 
+@functools.cache                                     # libraries keep memory for each stream
+def side_stream(index):
+    return torch.cuda.Stream(index)
+
+
 @contextlib.contextmanager
-def aside(stream, waiting):
-    """Run a block on a stream of its own, where to wait for the GPU may be an "error"."""
-    before = torch.cuda.get_sync_debug_mode()
+def aside(waiting):
+    """Run a block beside the stream in use, as a recording is; to wait may be an "error"."""
+    stream, before = side_stream(torch.cuda.current_device()), torch.cuda.get_sync_debug_mode()
     stream.wait_stream(torch.cuda.current_stream())
     torch.cuda.set_sync_debug_mode(waiting)
     try:

@@ -4,9 +4,11 @@ A test computes on the CPU what a program that it runs must have computed, and o
 device are the two the same.  So a GPU is hidden, from this process and from those that it starts;
 tests/test_gpu.py asks for it back.
 """
+import contextlib
 import functools
 import os
 import shutil
+import types
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,9 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 torch.cuda.is_available = torch.backends.mps.is_available = lambda: False
 
 import data  # noqa: E402                            train.py asks for a GPU when it is imported
+from plumbing import device  # noqa: E402
 from plumbing.run import Run  # noqa: E402
+from stand_ins import Tape  # noqa: E402
 from train import Config, train  # noqa: E402
 
 DRAW = data.digits
@@ -95,6 +99,22 @@ def no_plot(request, monkeypatch):
 @pytest.fixture
 def plot():
     """Runs draw their loss.png."""
+
+
+@pytest.fixture
+def tapes(monkeypatch):
+    """Record on the CPU, with tapes for CUDA graphs; they are put on the list that this is."""
+    made, stream = [], types.SimpleNamespace(wait_stream=lambda other: None)
+    monkeypatch.setattr(device, "GRAPHS", ("cpu",))
+    for name, stand_in in {
+            "CUDAGraph": lambda: made.append(Tape()) or made[-1],
+            "graph": lambda graph, pool: graph, "graph_pool_handle": lambda: None,
+            "Stream": lambda index: stream, "current_stream": lambda: stream,
+            "stream": contextlib.nullcontext, "device": contextlib.nullcontext,
+            "current_device": lambda: "tape", "get_sync_debug_mode": lambda: 0,
+            "set_sync_debug_mode": lambda mode: None}.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    return made
 
 
 @pytest.fixture

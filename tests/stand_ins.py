@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import train
 from papers.kit.analytic import Gaussian
@@ -115,3 +116,45 @@ def correlated(D, ddpm):
     L = torch.randn(D, D, generator=noise(7), dtype=torch.float64)
     C = L @ L.T / D / 4 + torch.eye(D) / 20
     return Gaussian(ddpm, torch.linspace(-0.3, 0.4, D).double(), C)
+
+
+class Tape(TorchDispatchMode):
+    """Stands for a CUDA graph: the operations of a block, not done now, to be done at each replay.
+
+    To know what comes out they have to be done once; what that changes is put back at the end.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.operations, self.before = [], {}
+
+    def __enter__(self):
+        self.noise = torch.get_rng_state()
+        return super().__enter__()
+
+    def __torch_dispatch__(self, operation, types, args=(), options=None):
+        if operation is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        for x, argument in zip(args, operation._schema.arguments, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for y in x if isinstance(x, list) else [x]:
+                    self.before.setdefault(id(y), (y, y.detach().clone()))
+        out = operation(*args, **options or {})
+        self.operations.append((operation, args, options or {}, out))
+        return out
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        with torch.no_grad():
+            for x, before in self.before.values():
+                x.copy_(before)
+        torch.set_rng_state(self.noise)
+
+    @torch.no_grad()
+    def replay(self):
+        for operation, args, options, out in self.operations:
+            new = operation(*args, **options)
+            for mine, x in zip(*(y if isinstance(y, (tuple, list)) else [y] for y in (out, new)),
+                               strict=True):
+                if isinstance(mine, torch.Tensor) and mine.data_ptr() != x.data_ptr():
+                    mine.copy_(x)

@@ -2,8 +2,10 @@
 
 Everything else is tested on the CPU, whatever the machine has (tests/conftest.py).
 """
+import gc
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,9 @@ import torch
 import sample
 import train
 from ddpm import DDPM
-from plumbing.device import pick_device
+from plumbing.device import pick_device, recorded
 from schedules import cosine_beta_schedule
-from stand_ins import checkpoint
+from stand_ins import checkpoint, rows
 from unet import UNet
 
 pytestmark = pytest.mark.usefixtures("gpu")
@@ -156,3 +158,151 @@ def test_the_programs_find_the_gpu_by_themselves(flags, tmp_path):
                            tmp_path / "run" / "checkpoint.pt", "--n", "2", "--out",
                            tmp_path / "two.png"], capture_output=True, text=True, check=True)
     assert "on cuda" in done.stdout
+
+
+# ---- recorded: that a CUDA graph does what tests/plumbing/test_recorded.py supposes ----
+
+@pytest.fixture
+def exact(monkeypatch):
+    """Float32 proper, with sums in one order; and a rate of 2^-9 is the same in any precision."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
+def test_a_recorded_run_makes_the_steps_of_the_run(there, gpu, exact, capsys):
+    """Twenty steps with the noise given, over the warm-up and the young average; float32."""
+    x_0, eps = torch.rand(3, 1, 8, 8, device=gpu) * 2 - 1, torch.randn(3, 1, 8, 8, device=gpu)
+    t = torch.tensor([1, 3, 5], device=gpu)
+
+    def loss(ddpm, model, batch, labels):
+        return ddpm.loss(model, x_0, t, eps, "none").flatten(1).mean(1), t
+
+    ends = []
+    for record in (False, True):
+        c = there(steps=20, warmup=8, lr=2 ** -9, record=record, out=there().out + str(record))
+        train.train(c, loss=loss)
+        ends.append(checkpoint(c))
+    assert "not recorded" not in capsys.readouterr().out
+    for part in ("model", "ema"):
+        for name, weight in ends[0][part].items():
+            torch.testing.assert_close(ends[1][part][name], weight, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ends[1]["tally"], ends[0]["tally"], rtol=1e-5, atol=0)
+
+
+def test_replays_draw_fresh_noise_the_same_as_calls(gpu):
+    """Times uniform on 1..T, noise and dropout: all from the generator of the device."""
+    ddpm, dropout = DDPM(BETA).to(gpu), torch.nn.Dropout(0.5)
+
+    def function(x):
+        return ddpm.draw_t(600), torch.randn_like(x), dropout(x)
+
+    draws = []
+    for each in (function, recorded(function, gpu)):
+        torch.manual_seed(0)
+        draws.append([[part.cpu() for part in each(torch.ones(600, device=gpu))]
+                      for _ in range(20)])
+    assert recorded(function, gpu) is not function
+    for one, two in zip(*draws, strict=True):
+        assert all(map(torch.equal, one, two))
+    t, z, kept = (torch.stack(parts) for parts in zip(*draws[1], strict=True))
+    counts = torch.bincount(t.flatten(), minlength=7)
+    assert counts[0] == 0 and (counts[1:] - 2000).abs().max() < 6 * 2000 ** 0.5
+    for part in (t, z, kept):
+        assert len({tuple(row.tolist()) for row in part}) == 20
+    assert abs(z.mean()) < 0.05 and abs(z.std() - 1) < 0.05 and abs(kept.mean() - 1) < 0.05
+
+
+def test_a_recorded_run_trains_draws_and_resumes(there, capsys):
+    c = there(steps=60, lr=1e-2, batch_size=16, dropout=0.3, flip=True, precision="auto",
+              sample_every=20, record=True)
+    train.train(replace(c, steps=30))
+    torch.randn(5, device="cuda")                    # whatever else happens on the GPU
+    train.train(c, resume=True)
+    whole = replace(c, out=c.out + "-whole")
+    train.train(whole)
+    assert "not recorded" not in capsys.readouterr().out
+    one, two = checkpoint(c), checkpoint(whole)
+    for rng, other in zip(one["rng"], two["rng"], strict=True):
+        assert all(map(torch.equal, rng, other))     # drawn, not computed
+    assert float(rows(c)[-1]["loss"]) == pytest.approx(float(rows(whole)[-1]["loss"]), rel=0.05)
+    assert float(rows(c)[-1]["loss"]) < 0.6
+    assert Path(c.out, "samples.png").exists() and Path(c.out, "samples", "000020.png").exists()
+
+
+def test_samples_of_a_recorded_network_are_those_of_the_network(gpu, there, exact):
+    train.train(there(steps=3))
+    _, ddpm, model = sample.load(Path(there().out, "checkpoint.pt"), gpu)
+    draws = [sample.draw(ddpm, each, (3, 1, 8, 8), torch.Generator(gpu).manual_seed(0), "float32")
+             for each in (model, recorded(model, gpu), model)]
+    torch.testing.assert_close(draws[1], draws[0], rtol=1e-5, atol=1e-5)
+    x = torch.randn(2, 1, 8, 8, device=gpu, requires_grad=True)
+    t = torch.ones(2, dtype=torch.int64, device=gpu)
+    recorded(model, gpu)(x, t).sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_replays_take_no_more_memory_and_it_is_free_when_the_network_goes(gpu):
+    def held():
+        gc.collect()
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_allocated()
+
+    ends = []
+    for _ in range(3):                               # libraries keep some for themselves
+        model = UNet(16, 1, 32, (1, 2), 1, (8,), 0.0).to(gpu).eval().requires_grad_(False)
+        replay, x = recorded(model, gpu), torch.randn(64, 1, 16, 16, device=gpu)
+        t = torch.ones(64, dtype=torch.int64, device=gpu)
+        sizes = []
+        for _ in range(201):
+            replay(x, t)
+            sizes.append(torch.cuda.memory_allocated())
+        assert len(set(sizes[1:])) == 1
+        del model, replay, x, t
+        ends.append(held())
+    assert sizes[-1] > ends[-1] + 2 ** 21            # the weights alone are more
+    assert ends[2] <= ends[1] + 2 ** 18
+
+
+def test_what_waits_for_the_gpu_is_called_as_it_is(gpu, capsys):
+    def function(x):
+        return x + torch.randn(3, device=x.device) * (2.0 if x.sum().item() > 0 else 1.0)
+
+    torch.manual_seed(0)
+    expected = [function(torch.ones(3, device=gpu)) for _ in range(3)]
+    torch.manual_seed(0)
+    replay = recorded(function, gpu)
+    for x in expected:
+        assert torch.equal(replay(torch.ones(3, device=gpu)), x)
+    assert capsys.readouterr().out.count("function is not recorded") == 1
+
+
+def test_a_recording_that_breaks_off_leaves_the_generator_in_order():
+    """In a process of its own: what else a broken recording leaves behind is torch's affair."""
+    program = """
+import torch
+from plumbing.device import recorded
+gpu = torch.device("cuda")
+def function(x):
+    torch.cuda.synchronize()                         # what no recording can hold
+    return x + torch.randn(3, device=gpu)
+torch.manual_seed(0)
+expected = [function(torch.ones(3, device=gpu)) for _ in range(3)]
+torch.manual_seed(0)
+replay = recorded(function, gpu)
+print(all(torch.equal(replay(torch.ones(3, device=gpu)), x) for x in expected))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                          cwd=ROOT)
+    assert "function is not recorded" in done.stdout and done.stdout.endswith("True\n"), done
+
+
+@pytest.mark.thorough
+def test_a_compiled_step_is_recorded_too(there, capsys):
+    pytest.importorskip("triton")
+    c = there(steps=40, lr=1e-2, batch_size=16, dropout=0.1, precision="auto", compile=True,
+              record=True)
+    train.train(c)
+    said = capsys.readouterr().out
+    assert "compiling" in said and "not recorded" not in said
+    assert float(rows(c)[-1]["loss"]) < 0.6

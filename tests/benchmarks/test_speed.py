@@ -53,37 +53,45 @@ def test_the_seconds_of_a_call_are_the_mean_of_many(monkeypatch):
     assert speed.seconds(lambda: None, CPU, least=0.5) == pytest.approx(0.6 / 5)
 
 
-def test_the_loop_of_train_py_is_timed_as_it_is(config, tmp_path, monkeypatch):
-    steps = []
-    original = speed.L_simple
-    monkeypatch.setattr(speed, "L_simple", lambda *args: (steps.append(1), original(*args))[1])
-    assert 0 < speed.loop_seconds(config(steps=1000), steps=5) < 10
-    assert len(steps) == 5 and not list(tmp_path.iterdir())
+def test_the_loop_of_train_py_is_timed_by_its_own_log(config, tmp_path, monkeypatch):
+    logs, original = [], speed.read_log
+    monkeypatch.setattr(speed, "read_log", lambda path: logs.append(original(path)) or logs[-1])
+    took = speed.loop_seconds(config(steps=1000, record=True), steps=6)
+    assert [row[0] for row in logs[0]] == [3, 6] and took == 3 / logs[0][1][-1]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_table_is_printed(monkeypatch, capsys):
     class Contestant:
-        memory, end = 3 * 2 ** 30, Mock()
+        end = Mock()
 
         def __init__(self, name, config, batch, n):
-            assert (name, config.channels, batch, n) == ("ours", TINY["channels"], 32, 64)
+            self.slower = 2 if "diffusers" in name else 1
+            assert (config.channels, batch, n) == (TINY["channels"], 32, 64)
 
         def __call__(self, step, least=0.5):
-            return {"training": 0.25, "sampling": 0.5, "network": 0.4}[step]
+            return {"training": 0.25, "sampling": 0.5, "network": 0.4,
+                    "memory": 3 * 2 ** 30}[step] * self.slower
 
     monkeypatch.setitem(speed.PRESETS, "digits", TINY)
     monkeypatch.setattr(speed, "Contestant", Contestant)
     monkeypatch.setattr(speed, "seconds", lambda function, device, least=0: 0.25)
     monkeypatch.setattr(speed, "matrix_product", lambda config, device: (lambda: None, 10 ** 9))
-    monkeypatch.setattr(speed, "has_diffusers", lambda: False)
+    monkeypatch.setattr(speed, "has_diffusers", lambda: True)
     monkeypatch.setattr(speed, "loop_seconds", lambda config: 0.3)
-    speed.main(["--rows", "digits", "--no-compile", "--precision", "float32", "--device", "cpu"])
+    argv = ["--rows", "digits", "--no-compile", "--precision", "float32", "--device", "cpu"]
+    speed.main(argv)
     out = capsys.readouterr().out
+    assert "ours to diffusers: training 2.00, sampling 2.00" in out and "recorded" not in out
     assert "limit 0.004 TFLOP/s" in out and "takes +20.0% beside the bare step" in out
     assert "of a step of sampling 20.0% is outside" in out
     row = next(line.split() for line in out.splitlines() if line.startswith("ours "))
     assert (row[1], row[3], row[5]) == ("128.0", "128.0", "3.00GB")     # 32 in 0.25, 64 in 0.5 s
-    assert Contestant.end.called
+    assert Contestant.end.call_count == 2
+    monkeypatch.setattr(speed, "GRAPHS", ("cpu",))   # as where a step can be recorded
+    speed.main([*argv, "--quick"])
+    out = capsys.readouterr().out
+    assert "ours, recorded to diffusers: training 2.00" in out and "loop" not in out
 
 
 def test_a_contestant_answers_until_it_is_told_to_end(monkeypatch):
@@ -91,7 +99,7 @@ def test_a_contestant_answers_until_it_is_told_to_end(monkeypatch):
     threads = Mock(Process=threading.Thread, Pipe=multiprocessing.dummy.Pipe)
     monkeypatch.setattr(speed.multiprocessing, "get_context", lambda kind: threads)
     ours = speed.Contestant("ours", Config(**TINY), 2, 3)
-    assert ours.memory > 2 ** 25
+    assert ours("memory") > 2 ** 25
     for step in "training", "sampling", "network":
         assert 0 < ours(step, least=0) < 10
     ours.end()
@@ -101,10 +109,11 @@ def test_a_contestant_answers_until_it_is_told_to_end(monkeypatch):
 @pytest.mark.thorough
 def test_a_contestant_is_measured_in_a_process_of_its_own():
     ours = speed.Contestant("ours", Config(**TINY), 2, 3)
+    memory = ours("memory")
     status = Path(f"/proc/{ours.process.pid}/status")
     if status.exists():                              # what it has held so far is no less than then
-        assert ours.memory <= int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
-    assert 2 ** 26 < ours.memory < 2 ** 31
+        assert memory <= int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
+    assert 2 ** 26 < memory < 2 ** 31
     for step in "training", "sampling", "network":
         assert 0 < ours(step, least=0) < 10
     ours.end()
@@ -113,11 +122,25 @@ def test_a_contestant_is_measured_in_a_process_of_its_own():
         ours("training")
 
 
+def test_a_recorded_contestant_makes_the_steps_of_the_other(tapes):
+    config, x_0, weights = Config(**TINY), torch.rand(2, 1, 8, 8), []
+    for record in (False, True):
+        torch.manual_seed(0)
+        ours = speed.Ours(config, False, record)
+        for _ in range(3):
+            ours.train_step(x_0)
+        weights.append([*ours.network.parameters(), *ours.ema.parameters()])
+        x = [ours.evaluate(x_0, 3), ours.evaluate(x_0, 3)]
+        assert torch.equal(*x) and ours.sample_step(x_0, 3).shape == x_0.shape
+    assert len(tapes) == 2 and all(map(torch.equal, *weights))
+
+
 @pytest.mark.parametrize("own, expected", [(None, "float32"), ("bf16", "bf16")])
 def test_a_contestant_may_have_a_precision_of_its_own(own, expected):
     kind, pipe = Mock(), Mock(recv=Mock(return_value=None))
-    speed.serve(pipe, kind, False, own, Config(**TINY), 2, 3)
-    assert kind.call_args.args[0].precision == expected and kind().train_step.call_count == 3
+    speed.serve(pipe, kind, False, False, own, Config(**TINY), 2, 3)
+    assert kind.call_args.args[0].precision == expected and kind().train_step.call_count == 4
+    assert kind().sample_step.call_count == kind().evaluate.call_count == 1      # compiled by now
 
 
 def test_wrong_arguments_end_in_one_line(capsys):

@@ -2,7 +2,6 @@
 
 Whether a CUDA graph does what this tape does is for tests/test_gpu.py.
 """
-import contextlib
 import gc
 import random
 import weakref
@@ -14,80 +13,14 @@ import pytest
 import torch
 from PIL import Image
 from stand_ins import Constant, checkpoint, pull, rows, same
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import sample
 import train
-from plumbing import device, parallel
+from plumbing import parallel
 from plumbing.device import autocast, recorded
 from plumbing.run import Run
 
 CPU = torch.device("cpu")
-
-
-class Tape(TorchDispatchMode):
-    """Stands for a CUDA graph: the operations of a block, not done now, to be done at each replay.
-
-    To know what comes out they have to be done once; what that changes is put back at the end.
-    """
-
-    made = []
-
-    def __init__(self):
-        super().__init__()
-        self.operations, self.before = [], {}
-        self.made.append(self)
-
-    def __enter__(self):
-        self.noise = torch.get_rng_state()
-        return super().__enter__()
-
-    def __torch_dispatch__(self, operation, types, args=(), options=None):
-        if operation is torch.ops.aten._local_scalar_dense.default:
-            raise RuntimeError("operation not permitted when stream is capturing")
-        for x, argument in zip(args, operation._schema.arguments, strict=False):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                for y in x if isinstance(x, list) else [x]:
-                    self.before.setdefault(id(y), (y, y.detach().clone()))
-        out = operation(*args, **options or {})
-        self.operations.append((operation, args, options or {}, out))
-        return out
-
-    def __exit__(self, *error):
-        super().__exit__(*error)
-        with torch.no_grad():
-            for x, before in self.before.values():
-                x.copy_(before)
-        torch.set_rng_state(self.noise)
-
-    @torch.no_grad()
-    def replay(self):
-        for operation, args, options, out in self.operations:
-            new = operation(*args, **options)
-            for mine, x in zip(*(y if isinstance(y, (tuple, list)) else [y] for y in (out, new)),
-                               strict=True):
-                if isinstance(mine, torch.Tensor) and mine.data_ptr() != x.data_ptr():
-                    mine.copy_(x)
-
-
-@pytest.fixture
-def tapes(monkeypatch):
-    """Record on the CPU, with tapes; they are put on the list that this is."""
-    monkeypatch.setattr(device, "GRAPHS", ("cpu",))
-    monkeypatch.setattr(Tape, "made", [])
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Tape)
-    for name, fake in {
-            "graph": lambda graph, pool: graph, "graph_pool_handle": lambda: None,
-            "Stream": lambda: Stream(), "current_stream": lambda: Stream(),
-            "stream": contextlib.nullcontext, "device": contextlib.nullcontext,
-            "get_sync_debug_mode": lambda: 0, "set_sync_debug_mode": lambda mode: None}.items():
-        monkeypatch.setattr(torch.cuda, name, fake)
-    return Tape.made
-
-
-class Stream:
-    def wait_stream(self, other):
-        pass
 
 
 # ---- any function ----
