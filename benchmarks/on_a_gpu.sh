@@ -30,9 +30,10 @@ part() {    # part NAME SECONDS COMMAND...: at most so long, and no longer than 
     return $code
 }
 
-found() {   # what is worth a line of the log of a part
-    grep -E ' passed|steps? .*img/s|^(ours|diffusers)|limit|bits/dim|not recorded|Error|^[a-z]+\.py: ' \
-        "$runs/log" | grep -v '^E  ' | tail -n "${lines:-2}" | sed 's/^/\n    /' | tr -d '\r'
+found() {   # what is worth a line of the log of a part, each below its name
+    grep -aE ' passed| skipped|steps? .*img/s|^(ours|diffusers)|limit|bits/dim|not recorded|Error|^[a-z]+\.py: ' \
+        "$runs/log" | grep -v '^E  ' | tail -n "${lines:-2}" | tr -d '\r' |
+        while IFS= read -r line; do printf '\n    %s' "$line"; done
 }
 
 keep() { [ -f "$1" ] && cp "$1" "$out/$2"; }

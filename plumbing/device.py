@@ -2,6 +2,7 @@
 import contextlib
 import ctypes
 import functools
+import itertools
 import math
 import pickle
 import random
@@ -80,23 +81,28 @@ def bf16_gain(device):
 
     Of a GPU its generation says that it is far faster, or not supported.  Of a CPU no flag says it:
     of two processors with AVX512-BF16 one may be faster in bfloat16 and the other twice as slow.
-    So a CPU is measured, in a tenth of a second: a normalised convolution, forward and backward.
+    So a CPU is measured, in a tenth of a second: a normalised convolution, forward and backward, on
+    one core and by the time that the core worked for it, whatever else runs there.
     """
     if device.type != "cpu":
         new = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         return math.inf if new else 0.0
-    x = torch.linspace(-1, 1, 16 * 64 * 16 * 16).reshape(16, 64, 16, 16).requires_grad_()
+    x = torch.linspace(-1, 1, 8 * 64 * 16 * 16).reshape(8, 64, 16, 16).requires_grad_()
     weight = torch.linspace(-1, 1, 64 * 64 * 9).reshape(64, 64, 3, 3).requires_grad_()
-    seconds = {True: [], False: []}
+    seconds, threads = {True: 0.0, False: 0.0}, torch.get_num_threads()
+    torch.set_num_threads(1)
     began = time.perf_counter()
-    while len(seconds[True]) < 3 or time.perf_counter() - began < 0.1:
-        for bf16, times in seconds.items():
-            start = time.perf_counter()
+    for turn in itertools.count():
+        for bf16 in seconds:
+            start = time.thread_time()
             with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 y = F.conv2d(F.silu(F.group_norm(x, 32)), weight, padding=1)
                 torch.autograd.grad(y.float().square().mean(), (x, weight))
-            times.append(time.perf_counter() - start)
-    return min(seconds[False]) / min(seconds[True])  # what disturbs only makes slower
+            seconds[bf16] += (turn > 0) * (time.thread_time() - start)       # once to warm up
+        if turn >= 3 and time.perf_counter() - began > 0.1:
+            break
+    torch.set_num_threads(threads)
+    return seconds[False] / max(seconds[True], 1e-9)
 
 
 def room(device):

@@ -2,6 +2,7 @@
 import itertools
 import math
 import platform
+from unittest.mock import Mock, call
 
 import pytest
 import torch
@@ -14,26 +15,31 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("bf16, float32", [(1.0, 4.0), (4.0, 1.0)])
-def test_a_cpu_is_measured_and_the_best_of_each_precision_counts(monkeypatch, bf16, float32):
-    """By a clock that only convolutions move, some of them ten times too far: disturbed."""
+def test_a_cpu_is_measured_by_the_time_it_worked_and_not_while_it_warms_up(monkeypatch, bf16,
+                                                                           float32):
+    """By a clock that only convolutions move; and all else that takes time is others' work."""
     now, calls, convolution = [0.0], itertools.count(), torch.nn.functional.conv2d
 
     def conv2d(*args, **options):
-        slow = 10 if next(calls) // 2 % 2 else 1
-        now[0] += slow * (bf16 if torch.is_autocast_enabled("cpu") else float32) / 100
+        assert torch.get_num_threads() == 1
+        warm = 1 if next(calls) > 1 else 50
+        now[0] += warm * (bf16 if torch.is_autocast_enabled("cpu") else float32) / 100
         return convolution(*args, **options)
 
     monkeypatch.setattr(device.F, "conv2d", conv2d)
-    monkeypatch.setattr(device.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(device.time, "thread_time", lambda: now[0])
     assert bf16_gain.__wrapped__(CPU) == pytest.approx(float32 / bf16)
+    assert next(calls) >= 8
 
 
-def test_to_measure_changes_nothing_else():
+def test_to_measure_changes_nothing_else(monkeypatch):
     noise = torch.get_rng_state()
+    monkeypatch.setattr(torch, "set_num_threads", threads := Mock())
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert 0 < bf16_gain.__wrapped__(CPU) < 1000
         assert not torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
     assert torch.equal(torch.get_rng_state(), noise)
+    assert threads.call_args_list == [call(1), call(torch.get_num_threads())]
 
 
 def test_of_a_gpu_its_generation_says_it(monkeypatch):
