@@ -15,7 +15,9 @@ def quit_at_once(signum, frame):
 # To import torch takes seconds, and who presses Ctrl-C meanwhile has not found an error.  This is
 # for the programs of this project, which import it first, and not for others that import them; from
 # `cli.one_line_errors` on, Ctrl-C is Python's again.  (While Python looks for the module of
-# `python -m`, the program has the name "-m".)
-OURS = sys.argv[0] == "-m" or Path(__file__).parent.parent in Path(sys.argv[0]).resolve().parents
+# `python -m`, the program has the name "-m"; "-c", and the "" of a terminal, are no files.)
+PROGRAM = Path(sys.argv[0])
+OURS = sys.argv[0] == "-m" or (
+    PROGRAM.is_file() and Path(__file__).parent.parent in PROGRAM.resolve().parents)
 if OURS and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, quit_at_once)

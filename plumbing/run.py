@@ -155,7 +155,8 @@ class Run:
 
     def check(self):
         """Stop before weights or moments that are not finite get into a checkpoint."""
-        if not self.finite or not all(w.isfinite().all() for w in self.model.parameters()):
+        numbers = *self.model.parameters(), *self.model.buffers()
+        if not self.finite or not all(x.isfinite().all() for x in numbers):
             raise FloatingPointError(
                 f"a gradient or a weight was not finite at or shortly before step {self.step}; "
                 f"{self.out / 'checkpoint.pt'} is from before. Try --resume with a lower --lr or "

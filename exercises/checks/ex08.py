@@ -48,6 +48,21 @@ def check_a_thousand_updates_are_a_geometric_sum(student):
            rtol=1e-3)
 
 
+def check_buffers_are_copied(student):
+    """They are no weights: an average of counts and running means is of no use."""
+    ema, model = (nn.Sequential(network(0.0), nn.BatchNorm1d(1)).requires_grad_(False)
+                  for _ in range(2))
+    model[1].running_mean.fill_(3.0)
+    model[1].num_batches_tracked.fill_(7)
+    student.train.update_ema(ema, model, 0.9)
+    expect(ema[1].running_mean, torch.full((1,), 3.0), "a buffer of ema, after update_ema", [
+        ("when buffers are averaged as weights are", torch.full((1,), 0.3)),
+        ("when buffers are left as they are", torch.full((1,), 0.0))])
+    demand(ema[1].num_batches_tracked == 7, "update_ema: a buffer of integers is copied too")
+    model[1].running_mean.fill_(5.0)
+    demand(ema[1].running_mean == 3, "update_ema: ema and model must not share their buffers")
+
+
 LOGGED = [[step, *[0.5] * 6] for step in (1, 2, 3)]  # the rows of log.csv when a run was killed
 
 

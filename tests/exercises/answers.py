@@ -134,7 +134,9 @@ h = self.conv2(self.dropout(F.silu(self.norm2(h))))
 return self.attention(h + self.shortcut(x))"""
 EMA, RESTORE = "train.update_ema", "plumbing.run.Run.restore"
 EMA_BODY = """for average, weight in zip(ema.parameters(), model.parameters()):
-    average.mul_(decay).add_(weight, alpha=1 - decay)"""
+    average.mul_(decay).add_(weight, alpha=1 - decay)
+for own, buffer in zip(ema.buffers(), model.buffers()):
+    own.copy_(buffer)"""
 RESTORE_BODY = """checkpoint = read_checkpoint(self.out / "checkpoint.pt")
 self.model.load_state_dict(checkpoint["model"])
 self.ema.load_state_dict(checkpoint["ema"])
@@ -183,7 +185,9 @@ self.keep_log(rows)
 torch.random.set_rng_state(checkpoint["rng"][0][0])"""}),
     (8, {EMA: """with torch.no_grad():
     for average, weight in zip(ema.parameters(), model.parameters()):
-        average.copy_(decay * average + (1 - decay) * weight)"""}),
+        average.copy_(decay * average + (1 - decay) * weight)
+    for name, buffer in ema.named_buffers():
+        buffer[...] = model.get_buffer(name)"""}),
     (10, {KL: KL_BODY, NLL: NLL_BODY}),
     (10, {KL: """normal = torch.distributions.Normal
 q, p = normal(mean_q, variance_q ** 0.5), normal(mean_p, variance_p ** 0.5)

@@ -4,6 +4,7 @@ Whether a CUDA graph does what this tape does is for tests/test_gpu.py.
 """
 import gc
 import random
+import types
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from stand_ins import Constant, checkpoint, pull, rows, same
 
 import sample
 import train
-from plumbing import parallel
+from plumbing import device, parallel
 from plumbing.device import autocast, recorded
 from plumbing.run import Run
 
@@ -74,6 +75,23 @@ def test_rehearsals_do_not_count(tapes):
     assert count == 8 and made[0].tolist() == [1, 1]
     replay(torch.full((2,), 3.0))
     assert count == 9 and made[0].tolist() == [4, 4] and len(tapes) == 1
+
+
+def test_rehearsals_run_aside_and_from_the_second_on_to_wait_is_an_error(tapes, monkeypatch):
+    """On one other stream, which waits for what came before, and is waited for."""
+    said, mode = [], ["as it was"]
+    for name, other in (("now", "side"), ("side", "now")):
+        stream = types.SimpleNamespace(
+            wait_stream=lambda stream, name=name, other=other: said.append(f"{name} waits"))
+        monkeypatch.setattr(torch.cuda, {"now": "current_stream", "side": "Stream"}[name],
+                            lambda *index, stream=stream: stream)
+    device.side_stream.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: mode[0])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda new: mode.__setitem__(0, new))
+    recorded(lambda x: said.append(mode[0]), CPU)(torch.ones(2))
+    device.side_stream.cache_clear()
+    assert said == ["side waits", "default", "now waits", "side waits", "error", "error",
+                    "now waits", "side waits", "error", "error", "error", "now waits", "as it was"]
 
 
 def counter():
