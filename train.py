@@ -246,6 +246,7 @@ def draw_samples(ddpm, model, config, run):
 
 def main(argv=None):
     with one_line_errors("train.py"):
+        parallel.join()                              # now: from here on all hear if one ends
         config, resume = parse(argv, Config, PRESETS, FIXED, __doc__, load)
         train(config, resume=resume)
         leave()

@@ -27,9 +27,9 @@ def join(device="auto"):
         ValueError: there are several, and `device` is the name of one that they would share.
     """
     global rank, world
+    if "LOCAL_RANK" in os.environ and device not in ("auto", "cuda", "cpu"):
+        raise ValueError(f"--device must be auto, cuda or cpu under torchrun, not {device}")
     if "LOCAL_RANK" in os.environ and not dist.is_initialized():
-        if device not in ("auto", "cuda", "cpu"):
-            raise ValueError(f"--device must be auto, cuda or cpu under torchrun, not {device}")
         if own_gpu():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))         # what "cuda" means here
         # Imported later, it would keep the group, and gloo's threads, past `leave`: as defaults.
@@ -64,35 +64,53 @@ def leave():
 
 def replicate(model):
     """Return a model whose gradients are the averages over all processes."""
+    total(torch.zeros(1))                            # else torch says it if one has ended
     nccl = next(model.parameters()).is_cuda and own_gpu()
     group = dist.new_group(backend="nccl") if nccl else None
     return nn.parallel.DistributedDataParallel(model, process_group=group)
+
+
+@contextlib.contextmanager
+def meeting():
+    """Say in one line that another process has ended; its own line says why."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError("another process has ended") from error
 
 
 def gather(value):
     """Return the values of all processes, in a list."""
     values = [value] * world
     if world > 1:
-        dist.all_gather_object(values, value)
+        with meeting():
+            dist.all_gather_object(values, value)
     return values
+
+
+def same(value):
+    """Do all processes have the same value?"""
+    return len(set(gather(value))) == 1
 
 
 def total(tensor):
     """Return the sum of the tensors of all processes, on the CPU."""
     tensor = tensor.detach().cpu().clone()
     if world > 1:
-        try:
+        with meeting():
             dist.all_reduce(tensor)
-        except RuntimeError as error:
-            raise OSError("another process has ended") from error
     return tensor
 
 
 @contextlib.contextmanager
 def one_first():
-    """Let the first process through the block alone, and the others when it is done."""
-    if rank > 0:
+    """Let the first process through the block alone, and the others when it is done.
+
+    Of these the first of each machine goes before the rest: it may have a disk of its own.
+    """
+    turn = (rank > 0) + (int(os.environ.get("LOCAL_RANK", 0)) > 0)       # 0, 1 or 2
+    for _ in range(turn):
         total(torch.zeros(1))
     yield
-    if world > 1 and rank == 0:
+    for _ in range(turn, 2):
         total(torch.zeros(1))

@@ -83,6 +83,8 @@ def fill(folder, origin, n, make):
         ValueError: the folder holds anything else, or another program is writing to it.
     """
     folder = Path(folder)
+    if not parallel.same(origin):
+        raise ValueError("some processes have another checkpoint, --seed or --n than the first")
     with locked(folder) if parallel.rank == 0 else contextlib.nullcontext():
         done = parallel.gather(finished(folder, origin, n) if parallel.rank == 0 else None)[0]
         text = PngInfo()

@@ -7,6 +7,7 @@
 """
 import contextlib
 import csv
+import hashlib
 import math
 import shlex
 import signal
@@ -185,6 +186,9 @@ class Run:
         """
         path = self.out / "checkpoint.pt"
         checkpoint = read_checkpoint(path)
+        if not parallel.same(hashlib.sha256(path.read_bytes()).hexdigest()):
+            raise ValueError(f"{path} is another file for some of the processes: on each machine "
+                             "it has to be the one that the first process wrote")
         try:
             check_weights(checkpoint["model"], self.model)
             check_weights(checkpoint["ema"], self.ema)

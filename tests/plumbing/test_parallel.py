@@ -1,4 +1,4 @@
-"""Several processes on one machine, with gloo: what they share and what not.
+"""Several processes, with gloo: what they share and what not.
 
 They are forked from a process that has imported torch and has no threads yet, and find each other
 as those of torchrun do; torchrun itself starts them in the thorough test.
@@ -8,7 +8,9 @@ import faulthandler
 import functools
 import multiprocessing
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -143,6 +145,51 @@ def test_two_processes_share_values_sums_and_gradients_and_take_turns(together, 
     assert codes == [0, 0], errors
     assert said == "said\n"                                     # by the first alone
     assert (tmp_path / "order").read_text() == "01"
+
+
+def take_turns(order):
+    os.environ["LOCAL_RANK"] = "010"[int(os.environ["RANK"])]   # the last on a machine of its own
+    parallel.join("cpu")
+    with parallel.one_first():
+        time.sleep([0.4, 0, 0.2][parallel.rank])
+        with open(order, "a") as f:
+            f.write(str(parallel.rank))
+    parallel.leave()
+
+
+def test_the_first_of_each_machine_goes_before_the_rest(together, tmp_path):
+    codes, _, errors = together(3, take_turns, tmp_path / "order")
+    assert codes == [0, 0, 0], errors
+    assert (tmp_path / "order").read_text() == "021"
+
+
+def apart(main, argv, folder):
+    os.chdir(folder / os.environ["RANK"])            # a machine that shares no files
+    main(argv)
+
+
+def test_machines_that_do_not_have_the_same_run_end_in_one_line(trained, together, tmp_path):
+    first, second = tmp_path / "0", tmp_path / "1"
+    shutil.copytree(trained[0].parent, first / "run")
+    second.mkdir()
+    resume = ["--out", "run", "--resume", "--steps", "5", "--batch-size", "2"]
+    codes, _, errors = together(2, apart, train.main, resume, tmp_path)
+    assert codes == [1, 2]
+    assert errors.splitlines() == [
+        "train.py: another process has ended",
+        f"train.py: nothing to resume: there is no {Path('run', 'checkpoint.pt')}"]
+
+    stale = content(first / "run")
+    next(iter(stale["ema"].values())).add_(1)
+    (second / "run").mkdir()
+    torch.save(stale, second / "run" / "checkpoint.pt")
+    codes, _, errors = together(2, apart, train.main, resume, tmp_path)
+    assert codes == [2, 2] and errors.count("is another file for some of the processes") == 2
+
+    draw = ["--checkpoint", "run/checkpoint.pt", "--n", "300", "--folder", str(tmp_path / "drawn")]
+    codes, _, errors = together(2, apart, sample.main, draw, tmp_path)
+    assert codes == [2, 2] and errors.count("some processes have another checkpoint") == 2
+    assert not (tmp_path / "drawn").exists()
 
 
 def train_spied(config):
@@ -318,3 +365,44 @@ def test_torchrun_starts_both_programs(flags, tmp_path):
                     "--folder", tmp_path / "samples")
     assert done.returncode == 0 and done.stdout.count("all 260 images, 0 ") == 1, done.stderr
     assert len(list((tmp_path / "samples").iterdir())) == 260
+
+
+@pytest.mark.thorough
+def test_two_machines_train_as_two_processes_of_one(flags, tmp_path):
+    """Each machine is a torchrun in a folder of its own, with data of its own."""
+    def start(name, *options):
+        folder = tmp_path / name
+        (folder / "in").mkdir(parents=True)
+        Image.linear_gradient("L").save(folder / "in" / "a.png")
+        Image.radial_gradient("L").save(folder / "in" / "b.png")
+        argv = flags("--batch-size", "4", "--data", "in", "--data-dir", "data", "--out", "run")
+        with open(folder / "said", "w") as said:
+            return subprocess.Popen(
+                [sys.executable, "-m", "torch.distributed.run", *options, ROOT / "train.py", *argv],
+                env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=folder, stdout=said, stderr=said)
+
+    def finish(*agents):
+        try:
+            return [agent.wait(timeout=100) for agent in agents]
+        finally:
+            for agent in agents:
+                agent.terminate()                    # an agent ends its processes, in 30 seconds
+            for agent in agents:
+                agent.wait(timeout=60)
+
+    def said():
+        return "".join(path.read_text() for path in tmp_path.glob("*/said"))
+
+    assert finish(start("alone", "--standalone", "--nproc_per_node=2")) == [0], said()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    together = ("--nnodes=2", "--nproc_per_node=1", "--master-addr=127.0.0.1",
+                f"--master-port={port}")
+    codes = finish(*(start(f"machine-{i}", *together, f"--node-rank={i}") for i in (0, 1)))
+    assert codes == [0, 0], said()
+    alone, first = (content(tmp_path / name / "run") for name in ("alone", "machine-0"))
+    assert len(alone["rng"]) == len(first["rng"]) == 2
+    for part in ("model", "ema"):
+        assert all(torch.equal(first[part][name], alone[part][name]) for name in alone[part])
+    assert not (tmp_path / "machine-1" / "run").exists()        # the first process writes the run
+    assert len(list((tmp_path / "machine-1" / "data" / "cache").iterdir())) == 2
