@@ -27,7 +27,10 @@ CPU = torch.device("cpu")
 # ---- any function ----
 
 def test_a_recording_does_what_the_function_does_with_other_arguments(tapes):
+    calls = []
+
     def function(x, scale):
+        calls.append(1)
         return x.square() * scale, x.sum()
 
     replay = recorded(function, CPU)
@@ -35,7 +38,7 @@ def test_a_recording_does_what_the_function_does_with_other_arguments(tapes):
         x = torch.randn(3, 2)
         squares, total = replay(x, scale)
         assert torch.equal(squares, x.square() * scale) and torch.equal(total, x.sum())
-    assert len(tapes) == 1                           # once for these shapes
+        assert len(calls) == 7 and len(tapes) == 1   # six rehearsals and the recording, once
     assert replay(torch.randn(4, 2), 2.0)[0].shape == (4, 2) and len(tapes) == 2
     assert replay(torch.randn(4, 2).double(), 2.0)[0].dtype == torch.float64 and len(tapes) == 3
     replay(x, 5.0)
@@ -79,17 +82,18 @@ def test_rehearsals_do_not_count(tapes):
 
 def test_rehearsals_run_aside_and_from_the_second_on_to_wait_is_an_error(tapes, monkeypatch):
     """On one other stream, which waits for what came before, and is waited for."""
-    said, mode = [], ["as it was"]
+    said, made, mode = [], [], ["as it was"]
     for name, other in (("now", "side"), ("side", "now")):
         stream = types.SimpleNamespace(
             wait_stream=lambda stream, name=name, other=other: said.append(f"{name} waits"))
         monkeypatch.setattr(torch.cuda, {"now": "current_stream", "side": "Stream"}[name],
-                            lambda *index, stream=stream: stream)
+                            lambda *index, stream=stream: made.append(index) or stream)
     device.side_stream.cache_clear()
     monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: mode[0])
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda new: mode.__setitem__(0, new))
     recorded(lambda x: said.append(mode[0]), CPU)(torch.ones(2))
     device.side_stream.cache_clear()
+    assert made.count(("tape",)) == 1                # libraries keep memory for each stream
     assert said == ["side waits", "default", "now waits", "side waits", "error", "error",
                     "now waits", "side waits", "error", "error", "error", "now waits", "as it was"]
 
@@ -100,6 +104,15 @@ def counter():
     def function(x):
         calls.append(1)
         return x * min(1, len(calls) / 10_000)       # an annealed weight
+    return function
+
+
+def counter_by_name():
+    calls = []
+
+    def function(x):
+        calls.append(1)
+        return torch.add(x, x, alpha=len(calls))
     return function
 
 
@@ -130,9 +143,10 @@ def with_gradient(x):
 
 @pytest.mark.parametrize("function, why", [
     (looks, "capturing"), (host_random, "on the host"), (numpy_random, "on the host"),
-    (counter(), "something else at each call"), (hidden(), "do not come to"),
+    (counter(), "something else at each call"), (counter_by_name(), "something else at each call"),
+    (hidden(), "do not come to"),
     (with_gradient, "a gradient"), (lambda x: {"x": x}, "something else than tensors")],
-    ids=["looks", "random", "numpy", "counts", "hidden", "gradient", "dict"])
+    ids=["looks", "random", "numpy", "counts", "counts by name", "hidden", "gradient", "dict"])
 def test_what_a_recording_would_get_wrong_is_called_as_it_is_and_one_line_says_so(
         tapes, capsys, function, why):
     replay = recorded(function, CPU)
@@ -220,6 +234,7 @@ def test_weights_are_read_anew_also_where_autocast_keeps_copies_of_them(tapes, m
             linear.weight.mul_(2)
             linear.bias.add_(1)
         assert torch.equal(replay(x), linear(x)) and replay(x).dtype == torch.float32
+    assert torch.is_autocast_cache_enabled()
     assert len(tapes) == 2                           # one in each precision
 
 
