@@ -4,6 +4,7 @@
     python sample.py --checkpoint F --n 16          of that checkpoint
     python sample.py --gif denoising.gif            and x_t beside x_0_hat as t falls from T to 0
     python sample.py --n 50000 --folder samples     one lossless PNG each, as FID tools want them
+    python -m papers.ddim --grid F --steps 20       in fewer steps than the T of Algorithm 2
 
 The weights are always the EMA.  --seed fixes the pictures for a given --n on a given device.
 """
@@ -31,6 +32,7 @@ from unet import UNet
 
 NETWORK = ("image_size", "image_channels", "channels", "channel_mults", "num_res_blocks",
            "attention_resolutions", "dropout")                # what a config says of the U-Net
+YOUNG = 200                                          # steps after which there is something to see
 SHIPPED = Path(__file__).resolve().parent / "assets" / "digits.pt"
 
 
@@ -105,7 +107,7 @@ def draw(ddpm, model, shape, generator, precision="auto", label="sampling", fram
     x_T = torch.randn(shape, generator=generator, device=generator.device)
     with autocast(generator.device, precision):
         chain = ddpm.reverse_process(model, x_T, generator=generator)
-        for t, x_t, x_0_hat in track(chain, label, ddpm.T + 1):
+        for t, x_t, x_0_hat in track(chain, label, ddpm.T):
             if frames is not None and (t == ddpm.T or t % math.ceil(ddpm.T / 50) == 0):
                 frames.append((to_uint8(x_t[:64]), to_uint8(x_0_hat[:64])))
             if stop:
@@ -140,8 +142,26 @@ def batches(ddpm, model, config, n, seed, frames=None, done=frozenset()):
 
 
 def newest_checkpoint():
-    """Return the newest checkpoint under runs/, or the one that comes with this project."""
-    return max(Path("runs").glob("*/checkpoint.pt"), key=os.path.getmtime, default=SHIPPED)
+    """Return the newest checkpoint under runs/ that is trained, or the one that ships."""
+    younger = []
+    for path in sorted(Path("runs").glob("*/checkpoint.pt"), key=os.path.getmtime, reverse=True):
+        if read_checkpoint(path)["step"] >= YOUNG:
+            break
+        younger.append(str(path))
+    else:
+        path = SHIPPED
+    if younger:
+        print(f"{', '.join(younger)}: not {YOUNG} steps yet, so {path}; --checkpoint takes another")
+    return path
+
+
+def progress(checkpoint):
+    """Say how far a checkpoint is trained, and on what."""
+    content = read_checkpoint(checkpoint)
+    step, config = content["step"], content["config"]
+    young = step < YOUNG and " (a network of so few steps draws hardly more than noise)"
+    steps, data = (textwrap.shorten(str(config.get(name, "?")), 60) for name in ("steps", "data"))
+    return f"step {step} of {steps}, {data}{young or ''}"
 
 
 def main(argv=None):
@@ -167,7 +187,7 @@ def run(args):
     for path in (args.gif, None if args.folder else args.out):
         if path is not None:
             check_writable(path)
-    print(f"{args.n} samples of {checkpoint} on {device}")
+    print(f"{args.n} samples of {checkpoint}, {progress(checkpoint)}, on {device}")
 
     frames = [] if args.gif else None
     model = recorded(model, device, args.record)

@@ -18,6 +18,7 @@ import importlib.util
 import math
 import shlex
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -178,8 +179,8 @@ def train(config, model=None, loss=L_simple, resume=False):
     eps_theta = recorded(ema, device, config.record)
     with run.begin():
         if resume:
-            draw_samples(ddpm, eps_theta, config, run)           # it may have been stopped at it
-        while run.step < config.steps and not run.stopped():
+            draw_samples(ddpm, eps_theta, config, run, again=False)      # if it was stopped at it
+        while run.goes_on():
             run.step += 1
             step(config.lr * min(1.0, run.step / max(1, config.warmup)),
                  min(config.ema_decay, (1 + run.step) / (10 + run.step)))
@@ -197,8 +198,8 @@ def load_data(config, device):
         x, labels = data.load(config.data, config.image_size, config.image_channels,
                               data_dir=config.data_dir)
     print(f"{config.data}: {len(x)} images of {' x '.join(map(str, x.shape[1:]))}")
-    if config.batch_size > len(x):
-        print(f"a batch of {config.batch_size} drawn from {len(x)} images repeats some of them")
+    if Path(config.data).is_dir() and config.image_size < 32:
+        print("pictures as small as digits; python train.py folder --data DIR makes them larger")
     x = x.to(device) if x.nbytes <= room(device) // 2 else x
     return x, None if labels is None else labels.to(x.device)
 
@@ -229,13 +230,13 @@ def by_quarter(losses, t, T):
     return tally.index_add_(1, (t - 1) * 4 // T, torch.stack([losses, torch.ones_like(losses)]))
 
 
-def draw_samples(ddpm, model, config, run):
+def draw_samples(ddpm, model, config, run, again=True):
     """Draw samples, 16 every so many steps and 64 at the end, always from the same noise."""
     last = run.step == config.steps
-    if parallel.rank == 0 and (last or run.due(config.sample_every)):
+    path = run.out / ("samples.png" if last else f"samples/{run.step:06}.png")
+    if parallel.rank == 0 and (last or run.due(config.sample_every)) and (again or run.lacks(path)):
         run.plot()
         shape = 64 if last else 16, config.image_channels, config.image_size, config.image_size
-        path = run.out / ("samples.png" if last else f"samples/{run.step:06}.png")
         generator = torch.Generator(run.device).manual_seed(config.seed)
         x_0 = draw(ddpm, model, shape, generator, run.precision, f"sampling {path.name}, times",
                    stop=run.signals)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What one GPU shows in a quarter of an hour: tests, the default run, benchmarks, and real runs
+# What one GPU shows in at most a quarter of an hour: tests, the default run, benchmarks, and real runs
 # with the time that is left.  Ends in a short table.
 #
 #     benchmarks/on_a_gpu.sh [OUT [DATA [SECONDS]]]
@@ -27,6 +27,7 @@ part() {    # part NAME SECONDS COMMAND...: at most so long, and no longer than 
     code=$?
     cat "$runs/log" >> "$out/logs.txt"
     summary+=("$name: exit $code after $((SECONDS - start)) s$(found)")
+    printf '%s\n' "${summary[@]}" > "$out/summary.txt"           # in case there is no end
     return $code
 }
 

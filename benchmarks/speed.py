@@ -195,7 +195,10 @@ def serve(pipe, kind, compiled, record, precision, config, batch, n):
     steps = {"training": lambda: contestant.train_step(x_0),
              "sampling": lambda: contestant.sample_step(x_t, t),
              "network": lambda: contestant.evaluate(x_t, t)}
-    for _ in range(3):
+    steps["training"]()                              # which may rehearse and record
+    if x_0.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(x_0.device)
+    for _ in range(2):
         steps["training"]()
     memory = peak_memory(x_0.device)
     for step in steps.values():                      # what is compiled, is compiled now

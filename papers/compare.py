@@ -128,7 +128,7 @@ def run(args):
     H, T = config["image_size"], ddpm.T
     tasks = [(name, sampler, model, settings) for name, (sampler, settings) in SAMPLERS.items()]
     if args.learned:
-        _, other, learned = improved_ddpm.load_learned(args.learned, device)
+        *_, other, learned = start(args, load=improved_ddpm.load_learned, checkpoint=args.learned)
         if not torch.equal(other.beta, ddpm.beta):
             raise ValueError(f"{args.learned} and {checkpoint} have other chains")
         tasks.append(("learned variance", improved_ddpm.sample, learned, BUDGETS))

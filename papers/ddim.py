@@ -4,6 +4,7 @@ Song, Meng & Ermon 2020, "Denoising Diffusion Implicit Models" (arXiv:2010.02502
 16, sec. 4.2, 4.3 and 5, appendices D.2 and D.5.
 
     python -m papers.ddim [--checkpoint F] [--data NAME] [--n 32]
+    python -m papers.ddim --grid samples.png --steps 20 --n 64       these samples and no more
 
 DDIM's alpha_t is DDPM's alpha-bar_t, and so `alpha_bar[t]` here.  L_simple teaches a network the
 marginals q(x_t | x_0) and nothing of the steps between them, and many processes have these
@@ -19,11 +20,15 @@ import torch
 from matplotlib.figure import Figure
 
 import data
+from data import to_uint8
 from papers.kit.analytic import eps_from_x_0
 from papers.kit.chain import ask, first_noise, horizon, noise_like, subsequence
 from papers.kit.judge import nearest, rms
 from papers.kit.program import (counted, finish, flags, held_out, program, show, show_lines,
-                                show_rows, shuffled, start)
+                                show_rows, shuffled, start, steps_of)
+from plumbing.cli import check_writable, file_name
+from plumbing.device import autocast
+from plumbing.pictures import save_grid
 from sample import batch_size
 
 
@@ -168,6 +173,9 @@ def draw_figure(samples, mixed, panels):
 
 
 def run(args):
+    if args.grid:
+        check_writable(args.grid)
+        return draw_grid(args)
     device, checkpoint, config, ddpm, model = start(args)
     x, _ = held_out(config, args.data, least=2)
     C, H, T = config["image_channels"], config["image_size"], ddpm.T
@@ -203,8 +211,22 @@ def run(args):
         f"with a mean squared error of {errors[few]:.1e}, in {min(T, end)} of {errors[T]:.1e}")
 
 
+def draw_grid(args):
+    """Draw --n samples in --steps steps, in batches, as a plain grid."""
+    device, _, config, ddpm, model = start(args)
+    C, H, steps = config["image_channels"], config["image_size"], steps_of(args, ddpm.T)
+    x_T, _ = first_noise(args.seed, (args.n, C, H, H), device)
+    with autocast(device):
+        x_0 = [sample(ddpm, model, part, subsequence(ddpm.T, steps))
+               for part in x_T.split(batch_size(H))]
+    save_grid(to_uint8(torch.cat(x_0)), args.grid)
+    print(f"wrote {args.grid}")
+
+
 def main(argv=None):
-    parser = flags(__doc__, "ddim.png", 32, help="number of samples, at most one batch")
+    parser = flags(__doc__, "ddim.png", 32, help="number of samples, at most one batch", steps=20)
+    parser.add_argument("--grid", type=file_name(".png"),
+                        help="draw --n samples in --steps steps to this PNG, and nothing else")
     parser.add_argument("--data", help="held-out images (default: of what it was trained on)")
     program(parser, run, argv)
 

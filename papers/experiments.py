@@ -35,7 +35,7 @@ def progressive(ddpm, model, x_T, times, clip=True, generator=None):
         t = 0 it is x_0.
     """
     steps = track(ddpm.reverse_process(model, x_T, clip, generator),
-                  "progressive generation, times", ddpm.T + 1)
+                  "progressive generation, times", ddpm.T)
     return torch.stack([x_0_hat for t, _, x_0_hat in steps if t in times], dim=1)
 
 

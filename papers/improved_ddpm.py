@@ -34,7 +34,7 @@ from papers.kit.training import ASSETS, load_eps, train_eps
 from papers.variational_bound import positive_beta_tilde, prior_term, send, term
 from plumbing.cli import track
 from plumbing.flags import arg
-from sample import batch_size, load
+from sample import batch_size
 from unet import UNet
 
 STEPS = 25, 50, 100                                  # of the shorter chains in the picture
@@ -177,7 +177,7 @@ def bound(ddpm, model, x_0, clip=True, generator=None):
     """
     L, v = torch.full((2, len(x_0), ddpm.T + 1), math.nan, dtype=torch.float64)
     steps = send(ddpm, lambda x_t, t: x_t, x_0, generator=generator)         # for its x_t alone
-    for t, x_t, _ in track(steps, f"scoring {len(x_0)} images, times", ddpm.T + 1):
+    for t, x_t, _ in track(steps, f"scoring {len(x_0)} images, times", ddpm.T):
         if t > 0:
             x_0_hat, each = estimate(ddpm, model, x_t, t, clip)
             v[:, t] = each.flatten(1).mean(1)
@@ -214,7 +214,8 @@ def draw_figure(L, v, samples):
 
 def run(args):
     device, checkpoint, config, ddpm, model = start(args, ASSETS / "improved.pt", load_learned)
-    other, _, simple = load(args.simple, device) if args.simple else (config, ddpm, model)
+    other, _, simple = (start(args, checkpoint=args.simple)[2:] if args.simple
+                        else (config, ddpm, model))
     for name in ("image_channels", "image_size", "T", "schedule"):
         if other[name] != config[name]:
             raise ValueError(f"{args.simple} and {checkpoint} differ in {name}")

@@ -144,7 +144,7 @@ def bound(ddpm, model, x_0, clip=True, generator=None):
     L = {name: torch.empty(shape, dtype=torch.float64) for name in variances}
     mse = torch.empty(shape, dtype=torch.float64)
     steps = send(ddpm, model, x_0, clip, generator)
-    for t, x_t, x_0_hat in track(steps, f"scoring {len(x_0)} images, times", ddpm.T + 1):
+    for t, x_t, x_0_hat in track(steps, f"scoring {len(x_0)} images, times", ddpm.T):
         mse[:, t] = ((x_0_hat - x_0) ** 2).flatten(1).mean(1)
         for name, variance in variances.items():
             L[name][:, t - 1] = (term(ddpm, x_0, x_t, t, x_0_hat, variance[t]) if t > 0

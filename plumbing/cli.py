@@ -37,7 +37,8 @@ def arguments(doc, default="the newest runs/*/checkpoint.pt, or else the one tha
     parser.add_argument("--device", default="auto", help="cuda, mps, or cpu (the first there is)")
     if record:
         parser.add_argument("--record", action=argparse.BooleanOptionalAction, default=False,
-                            help="on CUDA, record the network once and replay it (no)")
+                            help="on CUDA, record the network once and replay it, but where a "
+                                 "gradient goes through it (no)")
     return parser
 
 
@@ -101,13 +102,16 @@ def track(items, label, total=None):
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
-        if now - shown > (0.2 if terminal else 15) or (terminal and done == total):
+        due = now - shown > (0.2 if terminal else 15) or (terminal and done == total)
+        if due and done <= total:                    # a chain has one image more than steps
             rate, shown = done / max(now - start, 1e-9), now
             print(f"{label}: {done}/{total}, {rate:.3g}/s, {clock((total - done) / rate)} left  ",
                   end="\r" if terminal and done < total else "\n", file=sys.stderr, flush=True)
 
 
 def clock(seconds):
-    """Write a duration as h:mm:ss."""
+    """Write a duration as h:mm:ss, or in days."""
     minutes, seconds = divmod(round(seconds), 60)
+    if minutes >= 2 * 24 * 60:
+        return f"{round(minutes / 24 / 60)} days"
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

@@ -119,11 +119,9 @@ def rng_state(device, state=None):
     return module.get_rng_state(*place) if state is None else module.set_rng_state(state, *place)
 
 
-
-
 # ---- what a GPU does again and again, recorded once and replayed ----
 
-def recorded(function, device, on=True, changed=list):
+def recorded(function, device, on=True, changed=None):
     """Return what does the same as a function, on a GPU by replaying a recording of it.
 
     A step of a small network is a thousand kernels, each of which Python takes longer to launch
@@ -133,19 +131,20 @@ def recorded(function, device, on=True, changed=list):
 
     The first call with arguments of some shapes rehearses and records, see `record`.  Where a
     recording would not do what the function does, one line says so and the function is called as
-    it is.  So it is on a CPU, for a gradient with respect to an argument, and with arguments of
-    another kind.
+    it is.  On a CPU it is always, and without a line; so it is on a GPU for a gradient with respect
+    to an argument, and with arguments of another kind.
 
     Args:
         function: called with tensors and numbers, which become tensors where it is recorded, and
             with options that stay what they are; returns a tensor, a tuple of tensors, or None.
         device: torch.device.
         on: False returns the function.
-        changed: returns all tensors that a call changes, such as weights and moments.
+        changed: returns all tensors that a call changes, such as weights and moments; None where
+            it changes nothing.
     """
     if not on or device.type not in GRAPHS:
         return function
-    if changed is not list and parallel.world > 1:
+    if changed and parallel.world > 1:
         print("the step is not recorded: several processes make it together")
         return function
     recordings, pool = {}, torch.cuda.graph_pool_handle()        # one memory: they take turns
@@ -156,12 +155,12 @@ def recorded(function, device, on=True, changed=list):
                 and x.device.type == device.type for x in args):
             return function(*args, **options)
         kind = (torch.is_grad_enabled(), torch.is_autocast_enabled(device.type),
-                torch.get_autocast_dtype(device.type), getattr(function, "training", None),
-                repr(options),
+                torch.get_autocast_dtype(device.type), torch.is_inference_mode_enabled(),
+                getattr(function, "training", None), repr(options),
                 *((x.shape, x.dtype) if isinstance(x, torch.Tensor) else type(x) for x in args))
         if kind not in recordings:
-            recordings[kind] = record(functools.partial(function, **options), device, args, changed,
-                                      pool)
+            recordings[kind] = record(functools.partial(function, **options), device, args,
+                                      changed or list, pool)
         if recordings[kind] is None:
             return function(*args, **options)
         graph, inputs, output = recordings[kind]
@@ -184,62 +183,69 @@ def tensors(output):
 def record(function, device, args, changed, pool):
     """Rehearse a call, record it, and see that three replays come to the same as three calls.
 
-    None of this counts: all that it changed, random numbers too, is put back.
+    None of this counts: what `changed` names, and random numbers, are put back.  What else the
+    function keeps for itself is not, and three calls show it only if it matters at once.
 
     Returns:
         The graph, the tensors that are its arguments, and its result; or None, with a line why.
     """
     inputs = [x.clone() if isinstance(x, torch.Tensor) else torch.tensor(x, device=device)
               for x in args]
-    noise = torch.get_rng_state(), rng_state(device)
+    noise = torch.get_rng_state(), rng_state(device), random.getstate(), np.random.get_state()
     start = {id(x): (x, x.detach().clone()) for x in changed()}
 
     @torch.no_grad()
     def put_back():
         for x in changed():                          # Adam makes its moments, zeros, as it begins
             x.copy_(start[id(x)][1]) if id(x) in start else x.zero_()
-        torch.set_rng_state(noise[0])
-        rng_state(device, noise[1])
-
-    def end(output):
-        """Return what was changed and what was returned, and put back what was changed."""
-        results = [x.detach().clone() for x in (*changed(), *tensors(output))]
-        put_back()
-        return results
+        for put, state in zip((torch.set_rng_state, functools.partial(rng_state, device),
+                               random.setstate, np.random.set_state), noise, strict=True):
+            put(state)
 
     cached = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)          # each replay is to cast the weights anew
+    if torch.is_autocast_enabled(device.type):       # each replay is to cast the weights anew
+        torch.set_autocast_cache_enabled(False)
     try:
         with torch.cuda.device(device):
-            check_recordable(function, inputs)
+            check_recordable(function, device, inputs)
             put_back()
+            began = [start[id(x)][1] if id(x) in start else torch.zeros_like(x) for x in changed()]
             with aside("error"):
                 for _ in range(3):
                     output = function(*inputs)
-            called = end(output)
-            began = end(tuple(map(torch.zeros_like, tensors(output))))
+            called = [x.detach().clone() for x in (*changed(), *tensors(output))]
+            began += map(torch.zeros_like, tensors(output))
+            put_back()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
+            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, pool=pool):
                 output = function(*inputs)
             for _ in range(3):
                 graph.replay()
-            if not apart(called, end(output), began) < 0.1:
+            if not apart(called, [*changed(), *tensors(output)], began) < 0.1:
                 raise RuntimeError("its replays do not come to what its calls come to")
+        put_back()
         return graph, inputs, output
     except RuntimeError as error:
         name = getattr(function.func, "__name__", type(function.func).__name__)
         print(f"{name} is not recorded, and slower than it could be: "
-              f"{textwrap.shorten(str(error), 150)}", flush=True)
-        if device.type == "cuda":                    # the old one may wait for the recording to end
-            generator = torch.cuda.default_generators[torch.empty(0, device=device).device.index]
-            generator.graphsafe_set_state(torch.Generator(device).graphsafe_get_state())
+              f"{textwrap.shorten(str(error.__context__ or error), 150)}", flush=True)
+        free_generator(device)
         put_back()
         return None
     finally:
         torch.set_autocast_cache_enabled(cached)
 
 
-def check_recordable(function, inputs):
+def free_generator(device):
+    """Give a GPU another state of random numbers, if a recording that broke off still holds it."""
+    try:
+        torch.rand(1, device=device)
+    except RuntimeError:
+        generator = torch.cuda.default_generators[torch.empty(0, device=device).device.index]
+        generator.graphsafe_set_state(torch.Generator(device).graphsafe_get_state())
+
+
+def check_recordable(function, device, inputs):
     """Call a function three times, to see what a recording of it would silently get wrong.
 
     Raises:
@@ -249,14 +255,15 @@ def check_recordable(function, inputs):
     """
     with aside("default"):
         function(*inputs)                            # libraries are loaded, and it may be compiled
-    drawn, asked = host_noise(), []
-    with aside("error"):
+    drawn, asked = host_noise(device), []
+    # What is compiled would not be so any more, if it met a TorchDispatchMode.
+    with aside("error"), torch.compiler.set_stance("force_eager"):
         for _ in range(2):
-            with Asked() as mode:
+            with Asked(device) as mode:
                 output = function(*inputs)
             asked.append(mode.asked)
     for wrong, why in (
-            (host_noise() != drawn, "it draws random numbers on the host"),
+            (host_noise(device) != drawn, "it draws random numbers on the host"),
             (asked[0] != asked[1], "it asks the GPU for something else at each call"),
             (any(x.requires_grad for x in tensors(output)), "its result has a gradient")):
         if wrong:
@@ -282,29 +289,32 @@ def aside(waiting):
         torch.cuda.current_stream().wait_stream(stream)
 
 
-def host_noise():
-    return pickle.dumps((random.getstate(), np.random.get_state()))
+def host_noise(device):
+    """Return the states of all random numbers but those of the device."""
+    own = b"" if device.type == "cpu" else torch.get_rng_state().numpy().tobytes()
+    return pickle.dumps((random.getstate(), np.random.get_state(), own))
 
 
 class Asked(TorchDispatchMode):
-    """Lists the operations of a block, each with the numbers that Python gave it."""
+    """Lists the operations of a block, each with the numbers that the host gave it."""
 
-    def __init__(self):
+    def __init__(self, device):
         super().__init__()
-        self.asked = []
+        self.device, self.asked = device, []
 
     def __torch_dispatch__(self, operation, types, args=(), options=None):
-        self.asked.append(repr((operation, numbers((args, options)))))
+        self.asked.append(repr((operation, self.numbers((args, options)))))
         return operation(*args, **options or {})
 
-
-def numbers(value):
-    """Return nested tuples, lists and dicts with nothing left in them but numbers and strings."""
-    if isinstance(value, (tuple, list)):
-        return [numbers(x) for x in value]
-    if isinstance(value, dict):
-        return {name: numbers(x) for name, x in value.items()}
-    return value if isinstance(value, (int, float, complex, str)) else None
+    def numbers(self, value):
+        """Return nested tuples, lists and dicts with nothing left but numbers and strings."""
+        if isinstance(value, (tuple, list)):
+            return [self.numbers(x) for x in value]
+        if isinstance(value, dict):
+            return {name: self.numbers(x) for name, x in value.items()}
+        if isinstance(value, torch.Tensor) and value.device.type != self.device.type:
+            return value.tolist()                    # a number of the host, in a tensor
+        return value if isinstance(value, (int, float, complex, str)) else None
 
 
 def apart(called, replayed, began):

@@ -31,6 +31,8 @@ from plumbing.flags import check_fixed, refuse
 from plumbing.pictures import save_figure
 
 COLUMNS = ("step", "loss", "q1", "q2", "q3", "q4", "images_per_second")
+# A closed terminal; and what batch systems send some time before they kill.  None is on Windows.
+SOFT = "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"
 received = []                                        # the signals that stopped the last run
 
 
@@ -68,7 +70,7 @@ class Run:
         self.out = Path(config["out"])
         self.model, self.ema, self.optimizer, self.device = model, ema, optimizer, device
         self.fixed, self.resume = fixed, resume
-        self.step, self.signals = 0, []
+        self.step, self.signals, self.told, self.next = 0, [], False, 0.0
         self.tally = torch.zeros(2, 4, device=device)
         self.finite = torch.ones((), dtype=torch.bool, device=device)
         before = self.check_same() if resume else self.check_new()
@@ -123,6 +125,7 @@ class Run:
                   f"{self.precision} on {self.device}{self.why}, to {self.out}", flush=True)
             if self.config.get("compile") and self.step < self.config["steps"]:
                 print("compiling the network, about a minute", flush=True)
+            self.first = self.step + 1
             self.restart_clock()
             yield
             if self.stopped():
@@ -132,6 +135,45 @@ class Run:
                       f"--resume --out {shlex.quote(str(self.out))}, or in Python "
                       "train(config, resume=True)", flush=True)
 
+    def goes_on(self):
+        """Is there another step to make?  Meanwhile, say how it goes."""
+        self.tell()
+        return self.step < self.config["steps"] and not self.stopped()
+
+    def tell(self):
+        """Say how long it will take, once after some seconds; on a terminal, how far it is."""
+        step, (first, since) = self.step, self.since
+        if step == self.first and (self.config.get("compile") or self.config.get("record")):
+            self.restart_clock()                     # no other step takes as long
+        elif step > first and not self.told and time.monotonic() - since > 5:
+            if self.device.type == "cuda":           # it is behind
+                torch.cuda.synchronize(self.device)
+            self.told, seconds = True, time.monotonic() - since
+            left = (self.config["steps"] - step) * seconds / (step - first)
+            print(f"{self.images_per_second():.3g} img/s: {self.config['steps'] - step} steps more "
+                  f"take {clock(left)}", flush=True)
+            if self.device.type == "cpu":
+                self.tell_of_the_cpu(left, (time.process_time() - self.worked) / seconds)
+        elif step > first and parallel.rank == 0 and time.monotonic() > self.next \
+                and sys.stderr and sys.stderr.isatty():
+            self.next = time.monotonic() + 0.5
+            print(f"step {step}/{self.config['steps']}, {self.images_per_second():.3g} img/s",
+                  end="  \r", file=sys.stderr, flush=True)
+
+    def tell_of_the_cpu(self, left, cores):
+        """Say what would be faster, for a run of so many seconds, at work on so many cores."""
+        if left > 3600:
+            print("this wants a GPU; what a CPU does in minutes: python train.py, the digits, or "
+                  "fewer --steps with a smaller --image-size, --channels and --batch-size")
+        if cores < 0.6 * torch.get_num_threads():
+            print(f"it gets {cores:.1f} of the {torch.get_num_threads()} cores that it has threads "
+                  "for: where others compute too, OMP_NUM_THREADS=1 may be far faster")
+
+    def images_per_second(self):
+        step, since = self.since
+        return (self.step - step) * self.config["batch_size"] / max(
+            time.monotonic() - since, 1e-9)
+
     def stopped(self):
         """Has any process got a signal?  All hear the same, so that they stop at the same step."""
         return parallel.total(torch.tensor(len(self.signals))).item() > 0
@@ -140,6 +182,11 @@ class Run:
         """Is this the step for what is done every so many, 0 for never, and after the last?"""
         last = self.step == self.config["steps"]
         return self.step > 0 and every > 0 and (self.step % every == 0 or last)
+
+    def lacks(self, path):
+        """Is this picture not there, or older than the checkpoint?"""
+        checkpoint = self.out / "checkpoint.pt"
+        return not path.exists() or path.stat().st_mtime < checkpoint.stat().st_mtime
 
     def own_seed(self):
         """Return a seed for the noise of this process: 32 bits, of which a CPU takes no more."""
@@ -228,25 +275,24 @@ class Run:
 
     def restart_clock(self):
         """Measure from here: what took time before is no step."""
-        self.since = self.step, time.monotonic()
+        self.since, self.worked = (self.step, time.monotonic()), time.process_time()
 
     def log(self):
         """Print a line, add it to log.csv, and clear the tally when its interval is over."""
         self.check()
-        steps, batch_size = self.config["steps"], self.config["batch_size"]
+        steps = self.config["steps"]
         sums, counts = parallel.total(self.tally).double()
         loss, quarters = (sums.sum() / counts.sum()).item(), (sums / counts).tolist()
-        rate = (self.step - self.since[0]) / max(time.monotonic() - self.since[1], 1e-9)
-        row = [self.step, *(round(value, 6) for value in (loss, *quarters)),
-               round(rate * batch_size, 1)]
+        rate = self.images_per_second()
+        left = (steps - self.step) * self.config["batch_size"] / rate
+        row = [self.step, *(round(value, 6) for value in (loss, *quarters)), float(f"{rate:.4g}")]
         if parallel.rank == 0:
             with open(self.out / "log.csv", "a", newline="") as f:
                 rows = [row] if f.tell() else [COLUMNS, row]
                 csv.writer(f).writerows(["" if x != x else x for x in row] for row in rows)
         print(f"step {self.step:>{len(str(steps))}}/{steps}  loss {loss:.4f}  by quarter of t "
               f"{' '.join(f'{x:.4f}' if x == x else '-' for x in quarters)}  "
-              f"{rate * batch_size:.0f} img/s  {clock((steps - self.step) / rate)} left",
-              flush=True)
+              f"{rate:{'.0f' if rate >= 10 else '.2g'}} img/s  {clock(left)} left", flush=True)
         if self.step % self.config["log_every"] == 0:
             self.tally.zero_()
         self.restart_clock()
@@ -299,12 +345,11 @@ def until_signal():
         stop.append(signum)
 
     if threading.current_thread() is threading.main_thread():
-        signums = [signal.SIGINT, signal.SIGTERM]
-        hangup = getattr(signal, "SIGHUP", None)     # the terminal was closed; not on Windows
-        if hangup and signal.getsignal(hangup) == signal.SIG_DFL:                # else: nohup
-            signums.append(hangup)
-        for signum in signums:
-            before[signum] = signal.signal(signum, handler)
+        for signum in (signal.SIGINT, signal.SIGTERM, *(
+                getattr(signal, name) for name in SOFT if hasattr(signal, name))):
+            if signum in (signal.SIGINT, signal.SIGTERM) \
+                    or signal.getsignal(signum) == signal.SIG_DFL:               # else: nohup
+                before[signum] = signal.signal(signum, handler)
     try:
         yield stop
     finally:

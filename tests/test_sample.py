@@ -1,6 +1,7 @@
 """Sampling: a checkpoint is enough, pictures are exact, bad files are refused and not run."""
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import data
 import sample
 import train
 from ddpm import DDPM
+from plumbing.checkpoint import read_checkpoint, write_checkpoint
 from plumbing.pictures import grid
 from schedules import cosine_beta_schedule
 from train import Config
@@ -173,19 +175,38 @@ def test_without_a_checkpoint_the_newest_run_is_sampled(trained, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     for name, age in (("old", 1e9), ("new", 2e9), ("older", 0.5e9)):
         (tmp_path / "runs" / name).mkdir(parents=True)
-        (tmp_path / "runs" / name / "checkpoint.pt").write_bytes(trained[0].read_bytes())
+        steps = sample.YOUNG - (name == "new")       # the newest is too young to be of use
+        write_checkpoint({**read_checkpoint(trained[0]), "step": steps},
+                         tmp_path / "runs" / name / "checkpoint.pt")
         os.utime(tmp_path / "runs" / name / "checkpoint.pt", (age, age))
     run()
     said = capsys.readouterr().out
-    assert "64 samples of runs/new/checkpoint.pt on cpu" in said and "wrote samples.png" in said
+    assert "runs/new/checkpoint.pt: not 200 steps yet, so runs/old/checkpoint.pt" in said
+    assert "64 samples of runs/old/checkpoint.pt, step 200 of 3, digits, on cpu" in said
+    assert "noise" not in said and "wrote samples.png" in said
     _, ddpm, model = sample.load(trained[0])         # the same operations, to the same bits
     expected = grid(data.to_uint8(sample.draw(ddpm, model, (64, 1, 8, 8), noise(), "float32")))
     assert np.array_equal(np.asarray(Image.open("samples.png")), np.asarray(expected))
 
 
-def test_without_any_run_the_checkpoint_that_ships_is_sampled(tmp_path, monkeypatch):
+def test_without_any_run_the_checkpoint_that_ships_is_sampled(tmp_path, monkeypatch, trained,
+                                                              capsys):
     monkeypatch.chdir(tmp_path)
     assert sample.newest_checkpoint() == Path(sample.__file__).parent / "assets" / "digits.pt"
+    assert capsys.readouterr().out == ""
+    shutil.copytree(trained[0].parent, "runs/young")
+    assert sample.newest_checkpoint() == sample.SHIPPED
+    assert "runs/young/checkpoint.pt: not 200 steps yet" in capsys.readouterr().out
+
+
+def test_a_program_says_how_far_its_checkpoint_is_trained_and_what_to_expect(trained, tmp_path,
+                                                                             capsys):
+    run("--checkpoint", trained[0], "--n", 1, "--out", tmp_path / "a.png")
+    assert "step 3 of 3, digits (a network of so few steps draws" in capsys.readouterr().out
+    path = tmp_path / "strange.pt"                   # a stranger's config may lack what we print
+    content = read_checkpoint(trained[0])
+    write_checkpoint({**content, "config": {}, "step": 700}, path)
+    assert sample.progress(path) == "step 700 of ?, ?"
 
 
 @pytest.mark.skipif(not sample.SHIPPED.exists(), reason="a copy of the source alone")

@@ -69,21 +69,23 @@ def program(parser, run, argv=None, train=None):
             run(args)
 
 
-def start(args, shipped=None, load=sample.load):
+def start(args, shipped=None, load=sample.load, checkpoint=None):
     """Open a checkpoint.
 
     Args:
         args: of `flags`.
         shipped: path of the default; None takes the newest run, or the network that ships.
         load: as `sample.load`, or of another network.
+        checkpoint: path of another one than --checkpoint.
 
     Returns:
         device, checkpoint, config, ddpm, model: torch.device, path, and what load returned; with
             --record the model is a function that replays it.
     """
     device = pick_device(args.device)
-    checkpoint = args.checkpoint or shipped or sample.newest_checkpoint()
+    checkpoint = checkpoint or args.checkpoint or shipped or sample.newest_checkpoint()
     *rest, model = load(checkpoint, device)
+    print(f"{checkpoint}: {sample.progress(checkpoint)}", flush=True)
     if not isinstance(model, torch.nn.ModuleDict):   # of networks that are recorded one by one
         model = recorded(model, device, getattr(args, "record", False))
     return device, checkpoint, *rest, model

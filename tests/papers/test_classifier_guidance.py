@@ -304,7 +304,7 @@ def test_a_classifier_learns_and_is_read_again(trained, tmp_path, capsys, monkey
     arguments = ["train", "--checkpoint", str(trained[0]), "--device", "cpu", "--out", str(out)]
     cg.main([*arguments, "--steps", "40"])
     said = capsys.readouterr().out
-    shares = [float(line.split()[-1].strip("%")) for line in said.splitlines()[:-1]]
+    shares = [float(line.split()[-1].strip("%")) for line in said.splitlines()[1:-1]]
     assert "read right at t = 5: " in said and len(shares) == 6
     assert shares[0] > 30                            # a tenth would be chance
     config, log_p = cg.load_fit(out, "cpu", cg.network)
@@ -366,7 +366,7 @@ def test_the_program_draws_the_picture_and_says_what_it_found(trained, tmp_path,
     cg.main(["--checkpoint", str(trained[0]), "--classifier", str(tmp_path / "c.pt"), "--n", "2",
              "--seed", "1", "--device", "cpu", "--out", str(out)])
     said = capsys.readouterr().out
-    assert said.startswith(f"2 images of each digit at each scale by {trained[0]}, on ")
+    assert f"2 images of each digit at each scale by {trained[0]}, on " in said
     assert out.stat().st_size > 10_000 and said.count(f"wrote {out}") == 1
 
     (draw, scales, symbol, y, _, x, labels), = drawn

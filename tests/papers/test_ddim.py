@@ -2,8 +2,10 @@
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from stand_ins import Spy, noise
 from test_ddpm import STRONG, coefficients, gaussian, point_mass, strong
 
@@ -14,6 +16,8 @@ from papers import ddim
 from papers.ddim import encode, sample, slerp, step
 from papers.kit.chain import horizon, subsequence
 from papers.kit.judge import nearest, rms
+from plumbing.device import autocast
+from plumbing.pictures import grid
 from schedules import cosine_beta_schedule, linear_beta_schedule
 
 _, ALPHA_BAR = coefficients(STRONG)
@@ -345,6 +349,22 @@ def test_the_program_draws_the_picture_and_prints_the_finding(trained, tmp_path,
     expected = [apart["eta = 0"][1], apart["eta = 1"][1], errors[1], errors[5]]
     assert numbers == pytest.approx(expected, rel=0.06, abs=6e-4)
     assert "1 and 5 steps" in out[-2] and f"in {end} of" in out[-2]
+
+
+def test_a_plain_grid_of_few_steps_is_drawn_and_nothing_else(trained, tmp_path, capsys,
+                                                            monkeypatch):
+    monkeypatch.setattr(ddim, "batch_size", lambda H: 3)
+    out = tmp_path / "new" / "grid.png"
+    ddim.main(["--checkpoint", str(trained[0]), "--device", "cpu", "--grid", str(out),
+               "--steps", "2", "--n", "5"])
+    said = capsys.readouterr().out
+    assert "step 3 of 3, digits" in said and said.endswith(f"wrote {out}\n")
+    assert [path.name for path in out.parent.iterdir()] == ["grid.png"]
+    _, ddpm, model = core.load(trained[0])
+    x_T = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with autocast(torch.device("cpu")):              # as the program, in the same batches
+        x_0 = torch.cat([ddim.sample(ddpm, model, x, [2, 5]) for x in x_T.split(3)])
+    assert np.array_equal(np.asarray(Image.open(out)), np.asarray(grid(data.to_uint8(x_0))))
 
 
 def test_samples_are_no_more_than_one_batch_and_images_come_from_where_they_were_asked(

@@ -312,7 +312,7 @@ def test_the_program_draws_what_it_says(trained, tmp_path, capsys, monkeypatch, 
                   "1", "--seed", "1", "--device", "cpu", "--out", str(out)])
     said = capsys.readouterr().out
     assert fast == [8] and out.stat().st_size > 5000
-    assert said.startswith(f"3 digits, by {trained[0]}, on ") and said.count(f"wrote {out}") == 1
+    assert f"3 digits, by {trained[0]}, on " in said and said.count(f"wrote {out}") == 1
     one = [(4, 1, 1)] * 2 + [(5, 1, 1)] * 2 + [(4, 2, 1)] * 2      # 7 evaluations, but T = 5
     assert asked == [(*each, 1) for each in 2 * one]
 

@@ -368,7 +368,8 @@ def test_torchrun_starts_both_programs(flags, tmp_path):
 
 
 @pytest.mark.thorough
-def test_two_machines_train_as_two_processes_of_one(flags, tmp_path):
+@pytest.mark.parametrize("meeting", ["static", "c10d"])
+def test_two_machines_train_as_two_processes_of_one(flags, tmp_path, meeting):
     """Each machine is a torchrun in a folder of its own, with data of its own."""
     def start(name, *options):
         folder = tmp_path / name
@@ -396,13 +397,16 @@ def test_two_machines_train_as_two_processes_of_one(flags, tmp_path):
     assert finish(start("alone", "--standalone", "--nproc_per_node=2")) == [0], said()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    together = ("--nnodes=2", "--nproc_per_node=1", "--master-addr=127.0.0.1",
-                f"--master-port={port}")
-    codes = finish(*(start(f"machine-{i}", *together, f"--node-rank={i}") for i in (0, 1)))
+    together = {"static": ("--master-addr=127.0.0.1", f"--master-port={port}"),
+                "c10d": ("--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}")}[meeting]
+    codes = finish(*(start(f"machine-{i}", "--nnodes=2", "--nproc_per_node=1", *together, *(
+        [f"--node-rank={i}"] if meeting == "static" else [])) for i in (0, 1)))
     assert codes == [0, 0], said()
-    alone, first = (content(tmp_path / name / "run") for name in ("alone", "machine-0"))
+    runs = list(tmp_path.glob("machine-*/run"))      # the first process writes it
+    assert len(runs) == 1 and (meeting == "c10d" or runs[0].parent.name == "machine-0")
+    alone, first = content(tmp_path / "alone" / "run"), content(runs[0])
     assert len(alone["rng"]) == len(first["rng"]) == 2
     for part in ("model", "ema"):
         assert all(torch.equal(first[part][name], alone[part][name]) for name in alone[part])
-    assert not (tmp_path / "machine-1" / "run").exists()        # the first process writes the run
-    assert len(list((tmp_path / "machine-1" / "data" / "cache").iterdir())) == 2
+    for i in (0, 1):
+        assert len(list((tmp_path / f"machine-{i}" / "data" / "cache").iterdir())) == 2

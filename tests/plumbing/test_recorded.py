@@ -238,6 +238,44 @@ def test_weights_are_read_anew_also_where_autocast_keeps_copies_of_them(tapes, m
     assert len(tapes) == 2                           # one in each precision
 
 
+def test_what_is_compiled_stays_compiled(tapes):
+    """Dynamo gives up what meets a TorchDispatchMode; a rehearsal uses one, and a tape is one."""
+    calls = []
+
+    def backend(graph, inputs):
+        return lambda *args: (calls.append(1), graph(*args))[1]
+
+    model = Constant()
+    model.compile(backend=backend)
+    with torch.no_grad():
+        recorded(model, CPU)(torch.ones(2), torch.ones(2))
+    assert len(calls) == 1 + 3 and len(tapes) == 1   # the first rehearsal, and the last three
+
+
+def test_numbers_and_noise_of_the_host_are_seen_also_in_its_tensors():
+    """As a kernel takes a CPU tensor of no dimensions: by value, and without waiting."""
+    gpu, x, seen = torch.device("cuda"), torch.ones(3), []
+    for value in (1.0, 2.0):
+        with device.Asked(gpu) as mode:              # all tensors are of another device than that
+            torch.add(x, 1)
+            x * torch.tensor(value)
+        seen.append(mode.asked)
+    assert seen[0] != seen[1] and seen[0][0] == seen[1][0]
+    before = device.host_noise(gpu), device.host_noise(CPU)
+    torch.rand(1)
+    assert device.host_noise(gpu) != before[0] and device.host_noise(CPU) == before[1]
+
+
+def test_rehearsals_give_back_the_random_numbers_of_the_host(tapes):
+    random.seed(0), np.random.seed(0)
+    expected = random.getstate(), np.random.get_state()[2]
+    recorded(lambda x: x * random.random() * np.random.rand(), CPU)(torch.ones(2))
+    random.random(), np.random.rand()                # what the call itself drew
+    now = random.getstate(), np.random.get_state()[2]
+    random.setstate(expected[0]), random.random(), random.random()
+    assert now[0] == random.getstate() and now[1] != expected[1]
+
+
 def test_a_network_in_training_is_not_that_in_use(tapes):
     model = torch.nn.Dropout(0.5)
     replay, x = recorded(model, CPU), torch.ones(100)

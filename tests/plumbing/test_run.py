@@ -25,6 +25,7 @@ from unet import UNet
 
 ROOT = Path(train.__file__).parent
 HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)              # Windows has none
+SIGNALS = [name for name in plumbing_run.SOFT[1:] if hasattr(signal, name)]  # Windows has none
 SMALL = {"channel_mults": (1,), "attention_resolutions": ()}
 HARD = {"dropout": 0.3, "flip": True, "log_every": 4, "seed": 7, **SMALL}  # all that draws numbers
 
@@ -215,6 +216,106 @@ def test_steps_and_samples_are_made_in_the_precision_that_the_run_says(config, m
     c = config(precision="auto", steps=1)
     train.train(c, Spied(**{name: getattr(c, name) for name in sample.NETWORK}))
     assert seen == {(True, dtype), (False, dtype)}
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_what_batch_systems_send_before_they_kill_saves_too(config, name):
+    """SLURM's --signal=USR1, Grid Engine's USR1, USR2 and XCPU; where nobody else handles them."""
+    signum = getattr(signal, name)
+    steps = []
+
+    def loss(ddpm, model, x_0, labels):
+        steps.append(1)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signum)
+        return pull(ddpm, model, x_0, labels)
+
+    train.train(config(steps=9), Constant(), loss)
+    assert checkpoint(config())["step"] == 2 and plumbing_run.received == [signum]
+    assert signal.getsignal(signum) == signal.SIG_DFL
+
+
+def test_a_run_says_after_some_seconds_how_long_it_will_take_and_what_would_be_faster(
+        run, monkeypatch, capsys):
+    now, worked = [100.0], [7.0]
+    monkeypatch.setattr(plumbing_run.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(plumbing_run.time, "process_time", lambda: worked[0])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    run.config["steps"], run.first = 1004, 5
+    run.restart_clock()
+    assert run.goes_on() and capsys.readouterr().out == ""
+    run.step, now[0], worked[0] = 5, 104.0, 9.0
+    assert run.goes_on() and capsys.readouterr().out == ""       # too early to say
+    run.step, now[0], worked[0] = 6, 120.0, 42.0     # 10 s a step of 3 images, on 1.75 cores
+    assert run.goes_on()
+    assert capsys.readouterr().out == ("0.3 img/s: 998 steps more take 2:46:20\n"
+        "this wants a GPU; what a CPU does in minutes: python train.py, the digits, or fewer "
+        "--steps with a smaller --image-size, --channels and --batch-size\n")
+    run.step, now[0] = 7, 160.0
+    assert run.goes_on() and capsys.readouterr().out == ""       # it was said
+    run.step = 1004
+    assert not run.goes_on()
+
+
+def test_a_run_that_waits_for_cores_names_the_setting(run, monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(plumbing_run.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(plumbing_run.time, "process_time", lambda: now[0] / 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    run.first = 5
+    run.restart_clock()
+    run.step, now[0] = 6, 110.0
+    run.goes_on()
+    assert "it gets 0.5 of the 2 cores" in capsys.readouterr().out.splitlines()[1]
+
+
+@pytest.mark.parametrize("config_says", ["compile", "record"])
+def test_a_first_step_that_compiles_or_records_is_not_taken_for_the_others(run, monkeypatch,
+                                                                           config_says):
+    now = [100.0]
+    monkeypatch.setattr(plumbing_run.time, "monotonic", lambda: now[0])
+    run.config[config_says], run.first = True, 5
+    run.restart_clock()
+    run.step, now[0] = 5, 160.0
+    run.goes_on()
+    run.step, now[0] = 6, 162.0
+    assert run.images_per_second() == 1.5
+
+
+def test_on_a_terminal_there_is_progress_between_the_lines_of_the_log(run, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    run.first = 5
+    run.restart_clock()
+    run.step = 6
+    run.goes_on()
+    run.goes_on()                                    # not twice within half a second
+    said = capsys.readouterr().err
+    assert said.startswith("step 6/12, ") and said.endswith("\r") and said.count("step") == 1
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    run.next = 0
+    run.goes_on()
+    assert capsys.readouterr().err == ""
+
+
+def test_slow_and_fast_runs_say_their_speed(run, monkeypatch, capsys):
+    for seconds, says in ((100.0, "0.06 img/s"), (0.5, "12 img/s"), (0.002, "3000 img/s")):
+        monkeypatch.setattr(plumbing_run.time, "monotonic", lambda s=seconds: 100.0 + s)
+        run.since = 2, 100.0
+        run.tally.fill_(1)
+        run.log()
+        assert f"  {says}  " in capsys.readouterr().out
+    assert [row[-1] for row in plumbing_run.read_log(run.out / "log.csv")] == [0.06, 12.0, 3000.0]
+
+
+def test_a_finished_run_that_is_resumed_draws_nothing_again(config, capsys):
+    train.train(config(steps=2))
+    path = Path(config().out, "samples.png")
+    path.write_bytes(b"as it was")
+    train.train(config(steps=2), resume=True)
+    assert path.read_bytes() == b"as it was"
+    os.utime(path, (1, 1))                           # of the end that was, before it went on
+    train.train(config(steps=2), resume=True)
+    assert path.read_bytes() != b"as it was"
 
 
 def test_another_seed_is_another_run(config):
