@@ -179,12 +179,21 @@ def test_jpeg_2000_of_any_depth_goes_from_black_to_white(tmp_path, bits, suffix)
     values = np.round(RAMP * (2 ** bits - 1)).astype(int)
     whole = 16 if bits > 8 else 8
     shifted = (values - 2 ** (bits - 1) + 2 ** (whole - 1)).astype(f"u{whole // 8}")
-    buffer = io.BytesIO()
-    Image.fromarray(shifted).save(buffer, "JPEG2000", no_jp2=suffix == ".j2k")
-    content = bytearray(buffer.getvalue())
-    content[content.find(b"\xff\x4f\xff\x51") + 42] = bits - 1
+    for channels in (1, 3) if bits <= 8 else (1,):
+        image, buffer = Image.fromarray(shifted), io.BytesIO()
+        image = Image.merge("RGB", [image] * 3) if channels == 3 else image
+        image.save(buffer, "JPEG2000", no_jp2=suffix == ".j2k", mct=0)
+        content = bytearray(buffer.getvalue())
+        for i in range(channels):
+            content[content.find(b"\xff\x4f\xff\x51") + 42 + 3 * i] = bits - 1
+        (tmp_path / f"a{suffix}").write_bytes(content)
+        x = read(tmp_path / f"a{suffix}", channels)
+        assert np.array_equal(x, grey(values / (2 ** bits - 1)))
+    content[content.find(b"\xff\x4f\xff\x51") + 42] = 4        # no longer as the others
     (tmp_path / f"a{suffix}").write_bytes(content)
-    assert np.array_equal(read(tmp_path / f"a{suffix}"), grey(values / (2 ** bits - 1)))
+    if channels == 3:
+        with pytest.raises(ValueError, match="channels of .* bits are not read"):
+            read(tmp_path / f"a{suffix}")
 
 
 # ---- metadata ----
@@ -310,7 +319,7 @@ def test_a_webp_is_read_whatever_comes_after_its_pixels(tmp_path):
 @pytest.mark.parametrize("kind", [1, 2, 3, 5, 7, 12, 99])
 def test_a_tiff_is_read_whatever_its_other_tags_say(tmp_path, tag, kind):
     for big in (False, True):
-        entry = struct.pack("<HQQ" if big else "<HII", kind, 1000, 2 ** 31 - 1)
+        entry = struct.pack("<HQQ" if big else "<HII", kind, 20, 2 ** 31 - 1)
         (tmp_path / "a.tif").write_bytes(colour_tiff(big=big, **{f"t{tag}": entry}))
         assert np.array_equal(flat(tmp_path / "a.tif"), PIXELS)
 
