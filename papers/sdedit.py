@@ -21,14 +21,14 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
 import data
 from papers.kit.chain import decode, noise_like, respace
 from papers.kit.judge import apart, nearest, readable, share_read_as, train_classifier
 from papers.kit.program import finish, flags, held_out, program, show_rows, start
 from plumbing.cli import track
-from plumbing.folder import fit
+from plumbing.folder import fit, read_picture
 
 SHARES = 0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1                      # t_0 / T
 SHOWN, STEPS = 0.3, 250
@@ -78,8 +78,10 @@ def draw_digits(size, channels):
 
 def open_guide(path, size, channels):
     """Return a picture as (1, C, H, W) uint8, cropped square."""
-    with Image.open(path) as image:
-        return torch.tensor(fit(ImageOps.exif_transpose(image), size, channels))[None]
+    try:
+        return torch.tensor(read_picture(path, size, channels))[None]
+    except Exception as error:                       # Pillow's readers raise nearly everything
+        raise OSError(f"{path}: {error}") from error
 
 
 def main(argv=None):

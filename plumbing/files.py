@@ -14,6 +14,16 @@ except ImportError:                                  # Windows
 
 OURS = re.compile(r"\.(pt|csv|png|gif|npy|gz)\.\d+\.tmp$")         # what `replacing` leaves behind
 
+# What a system, a file server or an editor puts beside what it is given.
+NOBODYS = re.compile(r"\..*|.*~|~\$.*|#.*#|.*\.sw[a-p]|(eh)?thumbs(_\w+)?\.db|desktop\.ini|icon\r|"
+                     r"__macosx|__pycache__|[@#]eadir|[@#]recycle|@recently-snapshot|"
+                     r"\$recycle\.bin|lost\+found|system volume information", re.IGNORECASE)
+
+
+def nobodys(name):
+    """Is this the name of a file or folder that is hidden, or that no person made?"""
+    return NOBODYS.fullmatch(name) is not None
+
 
 @contextlib.contextmanager
 def replacing(path):

@@ -3,21 +3,29 @@ import contextlib
 import hashlib
 import math
 import os
+import re
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from plumbing import parallel
 from plumbing.cli import track
-from plumbing.files import replacing, sweep
+from plumbing.files import nobodys, replacing, sweep
+from plumbing.image_file import FORMATS, open_picture, upright
+from plumbing.pictures import MARK
 
 LARGEST = 2 ** 26                                         # pixels; 4 bytes each, in each thread
 STALE = 3600                                              # what is half written and so old is dead
-# What a folder may hold. EPS and the like are left out: Pillow runs another program to read them.
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF",
-           ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM", ".pgm": "PPM"}
+# A name may have dots ("9.30 in Rome"); this is a suffix.  What has none is known by how it begins.
+SUFFIX = re.compile(r"\.(?=\w*[a-z])\w{1,10}$", re.IGNORECASE)
+BEGINS = re.compile(
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|BM.{4}\0{4}|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]|"
+    rb"P[1-6]\s+(#.*?\n\s*)*\d+\s|qoif|\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51|.{4}ftypavi[fs]",
+    re.DOTALL)
 
 
 def folder(root, image_size, image_channels, data_dir):
@@ -28,8 +36,6 @@ def folder(root, image_size, image_channels, data_dir):
     named and skipped.
     """
     files = image_files(root)
-    if not files:
-        raise ValueError(f"no images in {root} (looked for {', '.join(FORMATS)})")
     names = [os.path.basename(os.path.dirname(file)) for file in files]      # "" in root itself
     classes = {name: label for label, name in enumerate(sorted(set(names)))}
     cache = cache_path(root, files, image_size, image_channels, data_dir)
@@ -44,19 +50,55 @@ def folder(root, image_size, image_channels, data_dir):
 
 
 def image_files(root):
-    """List the pictures under root, linked folders included, in the order of their names."""
+    """List the pictures under root, linked folders included, in the order of their names.
+
+    What else is there is counted, and said in a line; but not what no person put there.
+
+    Raises:
+        ValueError: there is none.
+    """
     def fail(error):                             # os.walk would pass over what it cannot open
         raise error
 
-    files, seen = [], {str(folder) for folder in (root.resolve(), *root.resolve().parents)}
+    files, others = [], Counter()
+    seen = {str(folder) for folder in (root.resolve(), *root.resolve().parents)}
     for where, folders, names in os.walk(root, onerror=fail, followlinks=True):
         folders[:] = [name for name in sorted(folders)           # each once: links may loop
-                      if (real := os.path.realpath(os.path.join(where, name))) not in seen
+                      if not nobodys(name)
+                      and (real := os.path.realpath(os.path.join(where, name))) not in seen
                       and not seen.add(real)]
-        files += [os.path.normpath(os.path.join(os.path.relpath(where, root), name))
-                  for name in names
-                  if os.path.splitext(name)[1].lower() in FORMATS and not name.startswith(".")]
+        for name in names:
+            why = left_out(where, name)
+            if why is None:
+                files.append(os.path.normpath(os.path.join(os.path.relpath(where, root), name)))
+            elif why:
+                others[why] += 1
+    some, rest = others.most_common(9), others.total() - sum(n for _, n in others.most_common(9))
+    said = ", ".join([f"{n} {why}" for why, n in some] + [f"{rest} of other kinds"] * (rest > 0))
+    if not files:
+        raise ValueError(f"no images in {root}, of {', '.join(sorted(set(FORMATS.values())))}"
+                         + f"; left out: {said}" * bool(said))
+    if said and parallel.rank == 0:
+        print(f"left out of {root}: {said}", file=sys.stderr)
     return sorted(files)
+
+
+def left_out(where, name):
+    """Return why a file is no picture to be read, "" if it is nobody's, or None if it is one."""
+    path, found = os.path.join(where, name), SUFFIX.search(name)
+    kind = FORMATS.get(found.group().lower()) if found else None
+    if nobodys(name):
+        return "hidden" if kind and not name.startswith(("._", ".#")) else ""
+    if found and kind not in ("PNG", "GIF"):
+        return None if kind else f"{found.group().lower()} (of a kind that is not read)"
+    begin = b""
+    with contextlib.suppress(OSError):           # decoding will name it
+        if os.path.isfile(path):                 # to open a pipe would be to wait
+            with open(path, "rb", buffering=0) as f:
+                begin = f.read(4096)
+    if MARK.encode() in begin:
+        return "that a program of this project wrote"
+    return None if kind or BEGINS.match(begin) else "without a suffix (of no known kind)"
 
 
 def map_cache(cache, shape):
@@ -77,7 +119,7 @@ def cache_path(root, files, image_size, image_channels, data_dir):
         with contextlib.suppress(OSError):           # a broken link; decoding will name it
             stat = os.stat(root / file)
             content.append((file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
-    version = 1                                      # to be raised when `fit` changes
+    version = 2                                      # to be raised when `fit` changes
     folder = digest((version, str(root.resolve()), image_size, image_channels))
     return data_dir / "cache" / f"{folder}-{digest(content)}.npy"
 
@@ -86,12 +128,7 @@ def decode_all(root, files, shape, cache):
     """Write the readable images to cache, in order, and beside it their indices into files."""
     def attempt(file):
         try:
-            if not os.path.isfile(root / file):
-                raise OSError("this is no file")                 # to open a pipe would be to wait
-            with Image.open(root / file, formats=sorted(set(FORMATS.values()))) as image:
-                if image.width * image.height > LARGEST:
-                    raise ValueError(f"{image.width} x {image.height} pixels are too many")
-                return fit(ImageOps.exif_transpose(image), shape[3], shape[1])
+            return read_picture(root / file, shape[3], shape[1])
         except Exception as error:                # Pillow's readers raise nearly everything
             return error
 
@@ -121,16 +158,29 @@ def decode_all(root, files, shape, cache):
                 old.unlink()
 
 
-def fit(image, size, channels):
+def read_picture(path, size, channels):
+    """Return the picture in a file as uint8 (channels, size, size), turned as its camera says."""
+    image, levels = open_picture(path, LARGEST)
+    return fit(upright(image), size, channels, levels)
+
+
+def fit(image, size, channels, levels=None):
     """Return a Pillow image of any mode as uint8 (channels, size, size).
 
-    16-bit grey keeps its upper 8 bits; transparency is laid on white; the short side is resized to
-    `size` and the centre kept.
+    Transparency is laid on white; the short side is resized to `size` and the centre kept.
+
+    Args:
+        levels: the values of black and white; None for 0 and 65535 in grey of more than 8 bits.
     """
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range")
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+    if levels or image.mode.startswith("I"):
+        black, white = levels or (0, 65535)
+        pixels = np.asarray(image)
+        pixels = pixels.view(np.uint32) if max(black, white) >= 2 ** 31 else pixels
+        grey = (pixels.astype(np.float32) - black) * (255 / (white - black))
+        grey[pixels == image.info.get("transparency")] = 255     # of PNG: one value, all of it
+        image = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

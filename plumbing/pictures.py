@@ -9,7 +9,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from plumbing import parallel
-from plumbing.files import locked, replacing
+from plumbing.files import locked, nobodys, replacing
+
+MARK = "drawn by a model or a program of this project, and no data for it"   # in all files of ours
 
 
 def to_image(pixels):
@@ -38,10 +40,17 @@ def grid(x, columns=None):
     return to_image(picture.reshape(C, rows * (scale * H + 2), columns * (scale * W + 2)))
 
 
+def marked():
+    """Return texts for a PNG that tell `folder.py` not to take it for data."""
+    text = PngInfo()
+    text.add_text("Comment", MARK)
+    return text
+
+
 def save_grid(x, path):
     """Write (N, C, H, W) uint8 images as one near-square PNG."""
     with replacing(path) as tmp:
-        grid(x).save(tmp, format="PNG")
+        grid(x).save(tmp, format="PNG", pnginfo=marked())
 
 
 def save_gif(frames, path):
@@ -55,13 +64,13 @@ def save_gif(frames, path):
         pictures.append(picture)
     with replacing(path) as tmp:
         pictures[0].save(tmp, format="GIF", save_all=True, append_images=pictures[1:], loop=0,
-                         duration=[80] * (len(pictures) - 1) + [3000])
+                         comment=MARK, duration=[80] * (len(pictures) - 1) + [3000])
 
 
 def save_figure(figure, path):
     """Write a matplotlib figure as a PNG."""
     with replacing(path) as tmp:
-        figure.savefig(tmp, format="png", dpi=120)
+        figure.savefig(tmp, format="png", dpi=120, metadata={"Comment": MARK})
 
 
 # ---- a folder of samples ----
@@ -87,7 +96,7 @@ def fill(folder, origin, n, make):
         raise ValueError("some processes have another checkpoint, --seed or --n than the first")
     with locked(folder) if parallel.rank == 0 else contextlib.nullcontext():
         done = parallel.gather(finished(folder, origin, n) if parallel.rank == 0 else None)[0]
-        text = PngInfo()
+        text = marked()
         text.add_text("origin", origin)
         for start, x in make(done):
             for i, image in enumerate(x.cpu(), start):
@@ -102,7 +111,7 @@ def finished(folder, origin, n):
     """Return which of n samples of this origin a folder has; refuse one that has anything else."""
     done = set()
     for path in folder.iterdir():
-        if path.name == ".lock":
+        if nobodys(path.name):                       # the lock, too
             continue
         try:
             with Image.open(path, formats=["PNG"]) as image:

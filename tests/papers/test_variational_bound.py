@@ -5,6 +5,7 @@ import statistics
 
 import pytest
 import torch
+from PIL import Image
 from test_ddpm import STRONG, coefficients, gaussian, strong
 from stand_ins import refused
 from torch.distributions import Normal, kl_divergence
@@ -15,7 +16,6 @@ from papers import variational_bound
 from papers.kit import program
 from papers.kit.analytic import kl
 from papers.variational_bound import bound, decoder_nll, rate_distortion, send, terms
-from plumbing.pictures import save_grid
 
 LEVELS = data.to_model(torch.arange(256)).reshape(256, 1, 1, 1)
 
@@ -353,7 +353,7 @@ def test_a_folder_has_no_split_and_takes_two_images(trained, tmp_path, capsys):
     (tmp_path / "one").mkdir()
     path = str(tmp_path / "one")
     for i, words in enumerate(["2 images are needed", None]):
-        save_grid(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), tmp_path / "one" / f"{i}.png")
+        Image.new("L", (8, 8)).save(tmp_path / "one" / f"{i}.png")
         argv = ["--checkpoint", str(trained[0]), "--data", path, "--out", str(tmp_path / "b.png")]
         if words:
             refused(capsys, argv, words, main=variational_bound.main)

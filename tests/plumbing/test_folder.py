@@ -4,16 +4,20 @@ import os
 import pickle
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 import data
 from plumbing import folder as plumbing_folder
 from plumbing.folder import fit
+from plumbing.pictures import save_figure, save_gif, save_grid
+from train import train
 
 RNG = np.random.default_rng(0)
 
@@ -311,3 +315,104 @@ def test_a_folder_of_more_than_one_chunk_keeps_its_order(tmp_path, monkeypatch):
     monkeypatch.setattr(plumbing_folder, "image_files", lambda root: listed)
     x, _ = folder(tmp_path, image_size=1, image_channels=1)
     assert x.flatten().tolist() == [*range(103)] * 10
+
+
+def test_a_run_below_its_own_data_does_not_train_on_what_it_drew(tmp_path, config, capsys):
+    root = tmp_path / "pictures"
+    for i in range(5):
+        paint(root / f"{i}.png", (40 * i, 0, 0))
+    below = config(data=str(root), out=str(root / "run"), image_channels=3, steps=1,
+                   data_dir=str(root / "cache"), sample_every=1)
+    train(below)
+    (root / "run").rename(root / "elsewhere")                   # as another run's folder
+    caches = sorted((root / "cache" / "cache").iterdir())
+    train(replace(below, out=str(root / "elsewhere"), steps=2), resume=True)
+    assert len(list(root.rglob("*.png"))) >= 7 and len(caches) == 2
+    said = capsys.readouterr()
+    assert said.out.count("pictures: 5 images") == 2 and "wrote" in said.err
+    assert sorted((root / "cache" / "cache").iterdir()) == caches           # and none is read again
+
+
+def test_what_our_programs_draw_is_no_data_and_is_counted(tmp_path, capsys):
+    root, x = tmp_path / "pictures", torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    root.mkdir()
+    save_grid(x, root / "a.png")
+    save_grid(x[:, :1], root / "no suffix")
+    save_gif([(x, x), (255 - x, x)], root / "b.gif")
+    save_figure(Figure(), root / "c.PNG")
+    with pytest.raises(ValueError, match="no images .* left out: 4 that a program of this project"):
+        folder(tmp_path)
+    paint(root / "d.png", (1, 1, 1))
+    x, labels = folder(tmp_path)
+    assert len(x) == 1 and labels is None
+    assert "4 that a program of this project wrote" in capsys.readouterr().err
+
+
+def test_every_suffix_and_none_is_taken_and_what_is_not_is_counted_in_a_line(tmp_path, capsys):
+    root, taken = tmp_path / "pictures", []
+    for suffix, kind in plumbing_folder.FORMATS.items():
+        if kind in Image.SAVE:                                  # an old Pillow only reads QOI
+            names = [f"a{suffix}", f"b{suffix.upper()}", f"no {suffix[1:]}", f"{suffix[1:]}.30"]
+            for name in names[:2] if kind == "TGA" else names:  # a TGA begins in no known way
+                paint(root / name, (9, 9, 9), format=kind, quality=100)
+                taken.append(name)
+    for name in ("a.heic", "b.HEIC", "c.txt", "d.eps", "no picture", "P5 is no.2", "x.cr2",
+                 ".e.png"):
+        (root / name).write_bytes(b"P5 is not what this is")
+    for i, content in enumerate([b"", b"BM is text", b"II is text", b"RIFFabcdWAVE"]):
+        (root / f"{i}").write_bytes(content)
+    assert plumbing_folder.image_files(root) == sorted(taken)
+    said = capsys.readouterr().err
+    for words in ("2 .heic (", "1 .txt (", "1 .eps (", "1 .cr2 (", "6 without", "1 hidden"):
+        assert words in said
+    assert said.count("\n") == 1
+    x, _ = folder(tmp_path, image_size=4)
+    assert len(x) == len(taken) and (x == 9).all()
+    assert "skipped" not in capsys.readouterr().err
+
+
+def test_a_folder_of_photos_under_another_suffix_is_all_taken(tmp_path, capsys):
+    for i in range(9):
+        paint(tmp_path / "pictures" / f"{i}.jfif", (i, i, i), format="JPEG")
+    paint(tmp_path / "pictures" / "9.png", (9, 9, 9))
+    assert len(folder(tmp_path, image_size=4)[0]) == 10
+    assert "left out" not in capsys.readouterr().err
+
+
+LITTER = [".DS_Store", "._a.png", "Thumbs.db", "ehthumbs.db", "desktop.ini", "Icon\r", "a.png~",
+          "#a.png#", ".#a.png", "~$a.doc", ".a.png.swp", ".nfs0001", ".directory",
+          ".gitignore", "__MACOSX/a.png", "__MACOSX/._a.png", ".git/a.png", "@eaDir/a.jpg",
+          ".ipynb_checkpoints/a-checkpoint.png", "lost+found/a.png", "$RECYCLE.BIN/a.png",
+          "System Volume Information/a.png", ".Trash-1000/a.png", ".thumbnails/a.png",
+          "#recycle/a.png", ".AppleDouble/a.png"]
+
+
+def test_what_a_system_or_an_editor_left_is_neither_read_nor_spoken_of(tmp_path, capsys):
+    paint(tmp_path / "pictures" / "cat" / "a.png", (1, 1, 1))
+    for name in LITTER:
+        for where in (tmp_path / "pictures", tmp_path / "pictures" / "cat"):
+            (where / name).parent.mkdir(exist_ok=True)
+            Image.new("RGB", (4, 4)).save(where / name, "PNG")
+    assert plumbing_folder.image_files(tmp_path / "pictures") == [os.path.join("cat", "a.png")]
+    assert capsys.readouterr() == ("", "")
+    assert folder(tmp_path)[1].tolist() == [0]
+
+
+def test_many_kinds_that_are_left_out_are_still_one_line(tmp_path, capsys):
+    paint(tmp_path / "pictures" / "a.png", (1, 1, 1))
+    for i in range(30):
+        (tmp_path / "pictures" / f"a.x{i}").write_bytes(b"")
+    folder(tmp_path)
+    said = capsys.readouterr().err
+    assert "21 of other kinds" in said and said.count("\n") == 1
+
+
+def test_a_picture_with_broken_metadata_does_not_stop_a_run(tmp_path, capsys):
+    for i in range(21):
+        paint(tmp_path / "pictures" / f"{i:02}.png", (i, i, i))
+    content = (tmp_path / "pictures" / "20.png").read_bytes()
+    exif = b"eXIf" + b"this is no EXIF"
+    chunk = struct.pack(">I", len(exif) - 4) + exif + struct.pack(">I", zlib.crc32(exif))
+    (tmp_path / "pictures" / "20.png").write_bytes(content[:33] + chunk + content[33:])
+    assert folder(tmp_path, image_size=4)[0][:, 0, 0, 0].tolist() == [*range(21)]
+    assert "skipped" not in capsys.readouterr().err

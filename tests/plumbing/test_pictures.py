@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from plumbing.pictures import grid, save_grid
+from plumbing.pictures import fill, grid, save_grid
 
 
 @pytest.mark.parametrize("N, rows, columns", [(1, 1, 1), (2, 1, 2), (5, 2, 3), (64, 8, 8),
@@ -35,3 +35,18 @@ def test_small_images_are_enlarged_pixel_by_pixel_and_grey_stays_grey():
 def test_floats_are_refused_since_they_may_lie_anywhere():
     with pytest.raises(TypeError, match="uint8"):
         grid(torch.zeros(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "._000000.png", "Thumbs.db", "desktop.ini", "Icon\r",
+                                  "000000.png~", ".ipynb_checkpoints/x.png", "@eaDir/x.jpg",
+                                  "__MACOSX/x", "lost+found/x", ".directory", ".hidden"])
+def test_what_the_system_left_in_a_folder_of_samples_does_not_matter(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"a few settings")
+    x = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    for n in (0, 2):                                            # how many are there already
+        assert fill(tmp_path, "here", 2, lambda done: [(0, x)]) == n
+    assert (tmp_path / name).read_bytes() == b"a few settings"
+    (tmp_path / "strange.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="not empty: strange.jpg"):
+        fill(tmp_path, "here", 2, lambda done: [(0, x)])
