@@ -52,17 +52,14 @@ class VPSDE:
 
     def __init__(self, ddpm, model):
         self.model = model
-        beta, alpha = ddpm.beta.cpu().double(), ddpm.alpha.cpu().double()
-        # Of these two float32 numbers, the smaller one knows log alpha_t to more digits.
-        log_alpha = torch.where(beta < 0.5, torch.log1p(-beta), alpha.log())
-        self.t, self.B = np.arange(ddpm.T + 1), -log_alpha.cumsum(0).numpy()
+        self.t, self.B = np.arange(ddpm.T + 1), -ddpm.exact.alpha_bar.log().numpy()
         self.start, self.end = math.log(min(self.B[-1], B_MAX)), math.log(self.B[1])
 
     def score(self, x, c):
         """Return s_theta(x, t) of Eq. 3, the score: -eps_theta(x, t) / sqrt(1 - alpha_bar_t)."""
         B = math.exp(c)
         t = torch.full((len(x),), np.interp(B, self.B, self.t), dtype=x.dtype, device=x.device)
-        return -self.model(x, t) / math.sqrt(-math.expm1(-B))
+        return -self.model(x, t) / math.sqrt(1 - math.exp(-B))
 
     def flow(self, x, c):
         """Return dx/dc of the probability flow ODE, Eq. 13, where beta(t) dt = dB = B dc."""
@@ -77,7 +74,7 @@ class VPSDE:
         start, end = np.interp(np.exp([self.start, self.end]), self.B, self.t)
         c = np.log(np.interp(np.linspace(start, end, n + 1), self.t, self.B)).tolist()
         for c_t, c_s in track(list(zip(c, c[1:], strict=False)), "solving the SDE, steps"):
-            yield c_t, c_s, -math.expm1(math.exp(c_s) - math.exp(c_t))
+            yield c_t, c_s, 1 - math.exp(math.exp(c_s) - math.exp(c_t))
 
 
 # ---- samplers ----

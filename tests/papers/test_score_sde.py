@@ -62,8 +62,8 @@ def test_alpha_bar_is_that_of_the_chain_at_whole_times(beta):
     sde = VPSDE(quiet(beta), None)
     expected = coefficients(torch.as_tensor(beta, dtype=torch.float64))[1]
     assert sde.B[0] == 0 and len(sde.B) == len(expected)
-    np.testing.assert_allclose(np.exp(-sde.B), expected, rtol=1e-6)
-    np.testing.assert_allclose(-np.expm1(-sde.B), 1 - np.array(expected), rtol=2e-7, atol=1e-15)
+    np.testing.assert_allclose(np.exp(-sde.B), expected, rtol=1e-12)
+    np.testing.assert_allclose(-np.expm1(-sde.B), 1 - np.array(expected), rtol=1e-12, atol=0)
 
 
 def test_the_score_is_that_of_analytic_at_whole_times_and_the_perfect_one_in_between():
