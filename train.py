@@ -121,8 +121,8 @@ def L_simple(ddpm, model, x_0, labels):
         labels: (B,) int64, or None; not used here.
 
     Returns:
-        losses: (B,), whose mean is minimised.
-        t: (B,) int64, the times they belong to, for the log.
+        losses: (B,), or of any length, whose mean is minimised.
+        t: the int64 times they belong to, for the log: it has their mean in each quarter of t.
     """
     t = ddpm.draw_t(len(x_0))
     return ddpm.loss(model, x_0, t, reduction="none").flatten(1).mean(1), t
