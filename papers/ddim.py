@@ -1,6 +1,6 @@
 """DDIM: sampling that skips times, and that can be run backwards.
 
-Song, Meng & Ermon 2020, "Denoising Diffusion Implicit Models" (arXiv:2010.02502), Eq. 12, 14 and
+Song, Meng & Ermon 2020, "Denoising Diffusion Implicit Models" (arXiv:2010.02502), Eq. 12 to 14 and
 16, sec. 4.2, 4.3 and 5, appendices D.2 and D.5.
 
     python -m papers.ddim [--checkpoint F] [--data NAME] [--n 32]
@@ -106,7 +106,8 @@ def encode(ddpm, model, x_0, times):
         x_t / sqrt(alpha_bar_t) = x_s / sqrt(alpha_bar_s) + (sigma_t - sigma_s) eps_theta(x_s, s)
         sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t)
 
-    This is Eq. 14, which eta = 0 solves by Euler's method, run upwards: from tau_0 = 0 to tau_S.
+    This is Eq. 13, a step with eta = 0, run upwards, from tau_0 = 0 to tau_S.  Either way it is a
+    step of Euler's method for the ODE of Eq. 14: d(x / sqrt(alpha_bar)) = eps_theta d sigma.
     `sample` with the same times, eta = 0 and clip = False leads back, the better the more steps.
 
     Args:

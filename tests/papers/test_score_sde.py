@@ -427,8 +427,8 @@ def test_the_program_draws_samples_and_counts_bits(trained, tmp_path, capsys, mo
     def printed(bits):
         return f"{bits.mean():.3f} +- {bits.std() / math.sqrt(5):.3f}"
 
-    assert (f"finding: the ODE has {printed(ode)} bits/dim, {printed(chain - ode)} less than the "
-            f"bound of its chain, and less for {sum(ode < chain)} of 5 images") in out
+    assert (f"finding: by the ODE at most {printed(ode)} bits/dim, {printed(chain - ode)} less "
+            f"than by its chain, and less for {sum(ode < chain)} of 5 images") in out
     for variance in ("beta", "beta_tilde"):
         assert f"sigma_t^2 = {variance}: {printed(L[variance].sum(1))} bits/dim" in out
 

@@ -1,4 +1,6 @@
 """Which times a shorter chain visits, its coefficients, and chains that start on the way."""
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,16 @@ def test_the_horizon_is_the_last_time_with_enough_signal(beta, last):
     expected = max(t for t, a in enumerate(alpha_bar) if a >= 0.005)
     assert horizon(ddpm) == expected and (beta is STRONG or abs(expected - last) < 10)
     assert horizon(DDPM([0.9999])) == 1                           # and never 0
+
+
+@pytest.mark.parametrize("beta, last", [(linear_beta_schedule(), 157), (cosine_beta_schedule(),
+                                                                         20_291)])
+def test_up_to_the_horizon_an_error_in_eps_theta_grows_less_than_14_2_times_and_at_T_more(beta,
+                                                                                          last):
+    growth = [math.sqrt(1 / a - 1) for a in coefficients(beta)[1]]           # of x_0_hat, Eq. 15
+    end = horizon(DDPM(beta))
+    assert max(growth[:end + 1]) < 14.2 and growth[end + 1] > 14.1
+    assert growth[-1] == pytest.approx(last, abs=0.5)
 
 
 def test_noise_is_of_the_shape_and_dtype_of_x_and_of_the_generator():
