@@ -14,6 +14,7 @@ One departure from the paper's text: a step of Algorithm 2 takes its mean from x
 Eq. 7, so that x_0_hat can be clipped.  Where nothing is clipped this is the paper's Eq. 11.
 """
 import warnings
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +39,9 @@ class DDPM(nn.Module):
     """The forward process q and the reverse process p_theta for a given beta_1..beta_T.
 
     It holds no weights, only the coefficients beta, alpha, alpha_bar, one_minus_alpha_bar,
-    beta_tilde and sigma: float32 buffers of shape (T + 1,), computed in float64, that follow
-    `.to(device)`.
+    beta_tilde and sigma: float32 buffers of shape (T + 1,) that follow `.to(device)`.  `exact` has
+    them as they were computed, in float64, and keeps them on the CPU: `exact.alpha_bar[t]` is for
+    what takes differences and quotients of them.
     """
 
     def __init__(self, beta, variance="beta"):
@@ -84,6 +86,7 @@ class DDPM(nn.Module):
         coefficients = {"beta": beta, "alpha": alpha, "alpha_bar": alpha_bar,
                         "one_minus_alpha_bar": one_minus_alpha_bar, "beta_tilde": beta_tilde,
                         "sigma": sigma}
+        self.exact = SimpleNamespace(**coefficients)                 # float64, on the CPU
         for name, coefficient in coefficients.items():
             self.register_buffer(name, coefficient.float(), persistent=False)
 

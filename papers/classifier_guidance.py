@@ -37,7 +37,10 @@ SCALES, STEPS = (0, 1, 3, 10), 250
 
 
 class Classifier(nn.Module):
-    """p_phi(y | x_t, t): the way down of the U-Net, and a mean over what it ends in (sec. 4.3)."""
+    """p_phi(y | x_t, t): the way down of the U-Net, and a mean over what it ends in.
+
+    The authors' ends in attention pooling at 8 x 8 instead (sec. 4.3).
+    """
 
     def __init__(self, image_channels, classes, channels=16):
         super().__init__()

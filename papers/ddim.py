@@ -1,6 +1,6 @@
 """DDIM: sampling that skips times, and that can be run backwards.
 
-Song, Meng & Ermon 2020, "Denoising Diffusion Implicit Models" (arXiv:2010.02502), Eq. 12, 14 and
+Song, Meng & Ermon 2020, "Denoising Diffusion Implicit Models" (arXiv:2010.02502), Eq. 12 to 14 and
 16, sec. 4.2, 4.3 and 5, appendices D.2 and D.5.
 
     python -m papers.ddim [--checkpoint F] [--data NAME] [--n 32]
@@ -64,14 +64,13 @@ def step(ddpm, model, x_t, t, s, eta=0.0, clip=True, generator=None):
     if not (0 <= s < t <= ddpm.T and 0 <= eta <= 1):
         raise ValueError(f"a jump goes from t in 1..{ddpm.T} to an earlier s >= 0 with eta in "
                          f"[0, 1], not from {t} to {s} with eta = {eta}")
-    alpha_bar, one_minus_alpha_bar = ddpm.alpha_bar, ddpm.one_minus_alpha_bar
+    alpha_bar = ddpm.exact.alpha_bar
     x_0_hat = ddpm.estimate_x_0(model, x_t, t, clip)
     # Not eps_theta itself: only so is the mean, where eta = 1, DDPM's Eq. 7 of the clipped x_0_hat.
     eps = eps_from_x_0(ddpm, x_t, t, x_0_hat)
-    # 1 - alpha_bar_t / alpha_bar_s, but without the cancellation, which would cost 1e-3 of it.
-    beta = -torch.log1p(-ddpm.beta[s + 1:t + 1]).sum().expm1()
-    sigma = eta * (one_minus_alpha_bar[s] / one_minus_alpha_bar[t] * beta).sqrt()
-    direction = (one_minus_alpha_bar[s] - sigma ** 2).clamp(min=0).sqrt() * eps    # -1e-9 is 0
+    sigma = (eta * ((1 - alpha_bar[s]) / (1 - alpha_bar[t])).sqrt()
+             * (1 - alpha_bar[t] / alpha_bar[s]).sqrt())
+    direction = (1 - alpha_bar[s] - sigma ** 2).clamp(min=0).sqrt() * eps          # -2e-16 is 0
     return alpha_bar[s].sqrt() * x_0_hat + direction + sigma * noise_like(x_t, generator)
 
 
@@ -112,7 +111,8 @@ def encode(ddpm, model, x_0, times):
         x_t / sqrt(alpha_bar_t) = x_s / sqrt(alpha_bar_s) + (sigma_t - sigma_s) eps_theta(x_s, s)
         sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t)
 
-    This is Eq. 14, which eta = 0 solves by Euler's method, run upwards: from tau_0 = 0 to tau_S.
+    This is Eq. 13, a step with eta = 0, run upwards, from tau_0 = 0 to tau_S.  Either way it is a
+    step of Euler's method for the ODE of Eq. 14: d(x / sqrt(alpha_bar)) = eps_theta d sigma.
     `sample` with the same times, eta = 0 and clip = False leads back, the better the more steps.
 
     Args:

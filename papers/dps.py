@@ -61,7 +61,8 @@ def sample(ddpm, model, y, A, x_T, zeta=1.0, clip=True, generator=None):
         y: (B, ...) measurements.
         A: called as A(x_0), returns measurements in the shape of y; gradients go through it.
         x_T: (B, C, H, W) noise.
-        zeta: float; the paper takes 0.3 to 1 (D.1), and 0 is Algorithm 2.
+        zeta: float; 0 is Algorithm 2.  The paper lists 0.3 to 1 (D.1), but the settings in its
+            code, a `scale` of 0.3 or 0.5 (phase retrieval: 1), are 0.15 or 0.25 (0.5) here.
         clip, generator: as for `DDPM.p_sample`.
 
     Returns:

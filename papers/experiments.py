@@ -6,7 +6,8 @@
     shared.png            Fig. 7: samples that share x_t, for large and for small t
     interpolation.png     Fig. 8 and 9: two images mixed at time t, for every t of Fig. 9
 
-The times are those of the figures at T = 1000, and the same shares of any other T.
+At T = 1000 the times of Fig. 7 to 9 are the paper's (Fig. 6 names none); of any other T they are
+the same shares.
 """
 from pathlib import Path
 

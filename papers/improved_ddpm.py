@@ -94,13 +94,17 @@ def L_hybrid(ddpm, model, x_0, labels):
 
 
 class L_vlb:
-    """L_vlb, with importance-sampled t.  Nichol & Dhariwal 2021, sec. 3.3.
+    """L_vlb, with importance-sampled t.  Nichol & Dhariwal 2021, Eq. 18.
 
         L_vlb = E_{t ~ p_t} [L_{t-1} / p_t],   p_t proportional to sqrt(E[L_{t-1}^2])
 
     The mean square is of the last 10 values; until every t has 10, p_t is uniform.  They are in no
     checkpoint: a resumed run collects them anew.  Of several processes each has its own, and the
     mean is right for any p.
+
+    Each image has a loss at every t, T L_{t-1} / p_t at the one that was drawn and 0 at the others.
+    So their mean is that of L_{t-1} / p_t, and the mean at any one t, or in a quarter of them, that
+    of T L_{t-1}, whatever p: the log can be compared with that of a loss whose t are uniform.
     """
 
     def __init__(self, T, keep=10):
@@ -121,11 +125,13 @@ class L_vlb:
         x_t = ddpm.q_sample(x_0, t, torch.randn_like(x_0))
         eps_theta, v = model(x_t, t, variance=True)
         x_0_hat = ddpm.predict_x_0(x_t, t, eps_theta)
-        losses = term(ddpm, x_0, x_t, t, x_0_hat, Sigma_theta(ddpm, v, t))
-        for i, loss in zip(row.tolist(), losses.tolist(), strict=True):
+        L = term(ddpm, x_0, x_t, t, x_0_hat, Sigma_theta(ddpm, v, t))
+        for i, loss in zip(row.tolist(), L.tolist(), strict=True):
             self.values[i, self.count[i] % self.values.shape[1]] = loss
             self.count[i] += 1
-        return losses / p[row].to(losses), t
+        every = torch.arange(1, ddpm.T + 1, device=t.device).expand(len(t), -1)           # (B, T)
+        losses = torch.where(every == t[:, None], (ddpm.T * L / p[row].to(L))[:, None], 0)
+        return losses.flatten(), every.flatten()
 
 
 # ---- sampling and scoring, by a model that returns eps_theta and v ----

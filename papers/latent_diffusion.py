@@ -14,12 +14,13 @@ There are two traps.  Nothing makes the standard deviation s of latents equal to
 is made for data of about that size: all signal-to-noise ratios, s^2 alpha_bar_t over
 1 - alpha_bar_t, are off by s^2.  So latents are divided by s first.  (Here it happens to be 1.05;
 of Stable Diffusion's it is 1 / 0.18215 = 5.5.)  And they do not lie in [-1, 1], so that nothing can
-clip them, and an error in eps_theta grows by 1 / sqrt(alpha_t) in a step: 30 times where the cosine
+clip them, and an error in eps_theta grows by 1 / sqrt(alpha_t) in a step: 32 times where the cosine
 schedule ends.  So its end is left out.
 
-The paper's z is z_0 here, its E and D the encoder and the decoder.  Where the paper has a
-perceptual loss and a discriminator, we have squared errors alone; where its schedule is linear,
-with T = 1000, ours has 240 steps, so that one can wait for the pixels.
+The paper's z is z_0 here, its E and D the encoder and the decoder.  The authors' autoencoders learn
+by absolute errors, LPIPS (Zhang et al. 2018) and a discriminator, ours by squared errors alone.
+Their schedule, T = 1000, is linear in sqrt(beta_t), and not the linear one of schedules.py; ours
+has 240 steps, so that one can wait for the pixels.
 """
 import copy
 import functools

@@ -25,12 +25,13 @@ from papers.kit.program import finish, flags, program, show, start
 from plumbing.cli import integer, track
 from sample import batch_size, batches
 
-# The toy of sec. 3.2 as in appendix B.1.  (Sec. 4.3 says sigma = 10 to 0.1, where B.1's step of 0.1
-# would be 10 sigma_L^2, and diverge.)
+# The toy of sec. 3.2, its levels and its steps as in appendix B.1.  (Sec. 4.3 says sigma = 10 to
+# 0.1, where B.1's step of 0.1 would be 10 sigma_L^2, and diverge.)
 PLANE = Mixture(None, torch.tensor([[-5.0, -5.0], [5.0, 5.0]]), 1.0, [1, 4])
 PLANE_LEVELS = {"sigma_1": 20, "sigma_L": 1, "L": 10}
 PLANE_STEPS, PLANE_STEP, FIT_STEPS = 100, 0.1, 4000
-# Sec. 5 with pixels twice as large.  Its step is 0.2 sigma_L^2, taken 100 times at each level.
+# The levels of sec. 5, with pixels twice as large.  Its step is 0.2 sigma_L^2, 100 times at each:
+# in the authors' code, with alpha_i where Algorithm 1 has alpha_i / 2, it is 0.4 sigma_L^2.
 IMAGE_LEVELS = {"sigma_1": 2, "sigma_L": 0.02, "L": 10}
 IMAGE_STEP = 0.5
 
@@ -123,7 +124,9 @@ def annealed_langevin(score, x, sigmas, n_steps, step, generator=None):
 def fit(loss, sigmas, generator):
     """Train s_theta(x, sigma) on the plane by `dsm_loss` or `sliced_loss`, and return it.
 
-    It is appendix B.1's network, told sigma, and scaled as scores are (sec. 4.2).
+    It has the layers of appendix B.1's network, but is told sigma, and scaled as scores are (sec.
+    4.2).  The authors' has softplus for SiLU and knows no sigma: it learns the score of the data
+    without noise, by SSM-VR with normal v, and Fig. 3 samples by exact scores.
     """
     f = nn.Sequential(nn.Linear(3, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(),
                       nn.Linear(128, 2))

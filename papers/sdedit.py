@@ -44,7 +44,8 @@ def edit(ddpm, model, guide, t_0, clip=True, generator=None):
         x_{t_0} = sqrt(alpha_bar_{t_0}) guide + sqrt(1 - alpha_bar_{t_0}) z,   z ~ N(0, I)
         x_{t-1} ~ p_theta(x_{t-1} | x_t),   t = t_0, ..., 1
 
-    A step is DDPM's, as in the authors' code: the last one adds no noise, which the listing does.
+    A step is DDPM's, and with clip=False that of the authors' code, which clips nothing.  The last
+    one adds no noise, in their code too; in the listing it does.
 
     Args:
         ddpm, model, clip, generator: as for `DDPM.p_sample`.

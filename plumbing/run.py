@@ -316,7 +316,7 @@ class Run:
                      "q3": "third", "q4": "last, nearly all noise"}[column]
             axes.plot(steps, values, ".-", markersize=3, label=label,
                       color="black" if column == "loss" else None)
-        axes.set(xlabel="step", ylabel="L_simple (1: predicting 0)", yscale="log")
+        axes.set(xlabel="step", ylabel="loss (L_simple: 1 is to predict 0)", yscale="log")
         axes.figure.legend(loc="outside right upper")
         save_figure(axes.figure, self.out / "loss.png")
 

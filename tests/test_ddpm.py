@@ -3,6 +3,7 @@
 Two data sets have a perfect eps_theta in closed form, and with it an exact answer for every
 sampler: a single point c, and a Gaussian N(m, s^2).
 """
+import copy
 import math
 import warnings
 
@@ -71,6 +72,20 @@ def test_the_coefficients_are_float32_buffers_that_no_checkpoint_holds():
                             "sigma"}
     assert all(b.dtype == torch.float32 and b.shape == (9,) for b in buffers.values())
     assert not ddpm.state_dict() and not list(ddpm.parameters())
+
+
+@pytest.mark.parametrize("move", [lambda ddpm: ddpm, copy.deepcopy, lambda ddpm: ddpm.half(),
+                                  lambda ddpm: ddpm.to("meta", torch.bfloat16)])
+def test_beside_the_buffers_the_coefficients_stay_in_float64_on_the_cpu(move):
+    beta = cosine_beta_schedule()
+    kept, expected = vars(move(DDPM(beta)).exact), [torch.tensor(c, dtype=torch.float64)
+                                                    for c in coefficients(beta)]
+    assert all(c.dtype == torch.float64 and c.device.type == "cpu" for c in kept.values())
+    for name, each in zip(("beta", "alpha_bar"), expected, strict=True):
+        torch.testing.assert_close(kept[name], each, rtol=1e-12, atol=0)
+    ddpm = DDPM(beta)
+    assert kept.keys() == dict(ddpm.named_buffers()).keys()
+    assert all(getattr(ddpm, name).equal(kept[name].float()) for name in kept)
 
 
 def test_one_minus_alpha_bar_is_exact_where_float32_subtraction_is_not():

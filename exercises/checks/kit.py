@@ -4,6 +4,8 @@ Nothing here is taken from the modules under check.  The coefficients are comput
 from their definitions; `Process` stands in for DDPM, so that a check of one function does not
 depend on any other that a student wrote.
 """
+from types import SimpleNamespace
+
 import torch
 
 
@@ -30,7 +32,8 @@ class Process:
 
     def __init__(self, beta, variance="beta"):
         self.T = len(beta)
-        for name, value in coefficients(beta).items():
+        self.exact = SimpleNamespace(**coefficients(beta))
+        for name, value in vars(self.exact).items():
             setattr(self, name, value.float())
         self.sigma = getattr(self, variance).sqrt()
 

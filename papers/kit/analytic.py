@@ -197,9 +197,8 @@ class Mixture:
     def __call__(self, x_t, t):
         """Return eps* = E[eps | x_t], (B, ...) in the dtype of x_t, for t as `at` takes it."""
         t = t.cpu() if isinstance(t, torch.Tensor) else t
-        a, b = (at(c.cpu().double(), t, x_t) for c in (self.ddpm.alpha_bar,
-                                                       self.ddpm.one_minus_alpha_bar))
-        return (-b.sqrt() * self.score(x_t, a, b)).to(x_t)
+        a = at(self.ddpm.exact.alpha_bar, t, x_t)
+        return (-(1 - a).sqrt() * self.score(x_t, a, 1 - a)).to(x_t)
 
     def log_parts(self, x, a, b):
         """Return log (w_k N(x; sqrt(a) mu_k, v_k I)), (B, K), and the variances v_k, (B, K)."""

@@ -11,6 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 import data
 import sample as core
+import train
 from ddpm import DDPM
 from papers import improved_ddpm, variational_bound
 from papers.improved_ddpm import (L_hybrid, L_vlb, Sigma_theta, VarianceUNet, bound, fixed,
@@ -184,6 +185,14 @@ def test_on_gaussian_data_the_true_variance_lies_between_and_makes_the_bound_the
 
 # ---- the losses ----
 
+def drawn(found, T=8):
+    """Of what L_vlb returns, a loss at every t for each image: those that are not 0, and t."""
+    losses, t = (each.reshape(-1, T) for each in found)
+    assert t.dtype == torch.int64 and torch.equal(t, torch.arange(1, T + 1).expand(t.shape))
+    assert ((losses != 0).sum(1) == 1).all()
+    return losses.sum(1), 1 + (losses != 0).long().argmax(1)
+
+
 class Free(torch.nn.Module):
     """A network with the perfect eps_theta (times `scale`) whose v is a weight for each t."""
 
@@ -219,7 +228,8 @@ def test_l_hybrid_is_l_simple_plus_lambda_times_all_of_l_vlb_and_l_vlb_a_term_ov
     ddpm, x_0 = strong(), pixels(64)
     model = pair(lambda x_t, t: 0.4 * x_t, 0.3)
     torch.manual_seed(3)
-    losses, t = (L_hybrid if objective == "hybrid" else L_vlb(8))(ddpm, model, x_0, None)
+    losses, t = (L_hybrid(ddpm, model, x_0, None) if objective == "hybrid" else
+                 drawn(L_vlb(8)(ddpm, model, x_0, None)))
     torch.manual_seed(3)
     if objective == "hybrid":                                   # the draws are train.L_simple's
         assert torch.equal(t, torch.randint(1, 9, (64,)))
@@ -234,7 +244,7 @@ def test_l_hybrid_is_l_simple_plus_lambda_times_all_of_l_vlb_and_l_vlb_a_term_ov
         x_0_hat = (x_t - math.sqrt(1 - a) * 0.4 * x_t) / math.sqrt(a)
         L_simple = (eps[i].item() - 0.4 * x_t) ** 2
         L = nats(x_0[i].double(), x_t, time, torch.tensor(x_0_hat).double(), 0.3) / math.log(2)
-        expected = L_simple + 0.001 * 8 * L if objective == "hybrid" else 8 * L
+        expected = L_simple + 0.001 * 8 * L if objective == "hybrid" else 8 * 8 * L
         assert losses[i].item() == pytest.approx(expected, rel=1e-4)
         clipped += abs(x_0_hat) > 1
     assert clipped > 5                                          # or rather, it is not
@@ -294,8 +304,8 @@ def test_times_are_uniform_until_every_one_has_10_values_and_then_follow_the_los
                                   [0.999 * t / 36 + 0.001 / 8 for t in range(1, 9)])
         if before[1:].min() >= 10:
             break
-        losses, t = loss(strong(), model, torch.zeros(4, 1, 1, 1), None)
-        torch.testing.assert_close(losses, 8.0 * t)             # L_{t-1} / p_t
+        losses, t = drawn(loss(strong(), model, torch.zeros(4, 1, 1, 1), None))
+        torch.testing.assert_close(losses, 8 * 8.0 * t)         # T L_{t-1} / p_t
         counts += torch.bincount(t, minlength=9)
     assert 90 < counts.sum() < 400
 
@@ -304,16 +314,38 @@ def test_importance_sampling_estimates_the_sum_of_the_terms_and_with_less_noise(
     loss, model = L_vlb(8), pair(lambda x_t, t: x_t, 0.5)
     constant(monkeypatch, [0, 9, 1, 1, 1, 1, 1, 1, 0.1])
     x_0 = torch.zeros(2000, 1, 1, 1)
-    uniform, t = loss(strong(), model, x_0, None)
-    assert t.unique().tolist() == list(range(1, 9)) and t.dtype == torch.int64
-    by_importance, t = loss(strong(), model, x_0, None)
+    uniform, t = drawn(loss(strong(), model, x_0, None))
+    assert t.unique().tolist() == list(range(1, 9))
+    losses, every = loss(strong(), model, x_0, None)
+    by_importance, t = drawn((losses, every))
+    assert losses.mean().item() == pytest.approx(15.1, rel=0.001)           # what is minimised
+    uniform, by_importance = uniform / 8, by_importance / 8
     assert (t == 1).float().mean().item() == pytest.approx(9 / 15.1, abs=0.05)
     assert t.unique().tolist() == list(range(1, 9))
     assert uniform.mean().item() == pytest.approx(15.1, abs=4 * uniform.std().item() / 2000 ** 0.5)
     assert by_importance.mean().item() == pytest.approx(15.1, rel=0.001)
     assert by_importance.std() < 0.01 * uniform.std()
-    few = torch.cat([loss(strong(), model, x_0[:4], None)[1] for _ in range(300)])
+    few = torch.cat([drawn(loss(strong(), model, x_0[:4], None))[1] for _ in range(300)])
     assert (few == 1).float().mean().item() == pytest.approx(9 / 15.1, abs=0.06)     # independent
+
+
+@pytest.mark.parametrize("T", [8, 6, 5, 1000])
+def test_quarters_of_t_in_the_log_are_those_of_uniform_times_and_the_loss_is_the_sum(monkeypatch,
+                                                                                     T):
+    """L / p is 15 for every t that is drawn, yet the first quarter alone has at least 9 of it."""
+    def model(x_t, t, variance):
+        return x_t, x_t
+
+    values = [0, 9, *[6 / (T - 1)] * (T - 1)]
+    ddpm, loss = DDPM(linear_beta_schedule(T)), L_vlb(T)
+    constant(monkeypatch, values)
+    loss.values[:], loss.count = torch.tensor(values[1:])[:, None], [10] * T
+    losses, t = loss(ddpm, model, torch.zeros(8000, 1, 1, 1), None)
+    sums, counts = train.by_quarter(losses, t, T).double()
+    quarters = [[each for each in range(1, T + 1) if (each - 1) * 4 // T == q] for q in range(4)]
+    expected = [T * sum(values[each] for each in quarter) / len(quarter) for quarter in quarters]
+    assert (sums / counts).tolist() == pytest.approx(expected, rel=0.15)
+    assert (sums.sum() / counts.sum()).item() == pytest.approx(15, rel=0.002)
 
 
 def test_only_the_last_10_values_count_and_as_a_mean_square(monkeypatch):

@@ -1,4 +1,6 @@
 """Which times a shorter chain visits, its coefficients, and chains that start on the way."""
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +47,16 @@ def test_the_horizon_is_the_last_time_with_enough_signal(beta, last):
     assert horizon(DDPM([0.9999])) == 1                           # and never 0
 
 
+@pytest.mark.parametrize("beta, last", [(linear_beta_schedule(), 157), (cosine_beta_schedule(),
+                                                                         20_291)])
+def test_up_to_the_horizon_an_error_in_eps_theta_grows_less_than_14_2_times_and_at_T_more(beta,
+                                                                                          last):
+    growth = [math.sqrt(1 / a - 1) for a in coefficients(beta)[1]]           # of x_0_hat, Eq. 15
+    end = horizon(DDPM(beta))
+    assert max(growth[:end + 1]) < 14.2 and growth[end + 1] > 14.1
+    assert growth[-1] == pytest.approx(last, abs=0.5)
+
+
 def test_noise_is_of_the_shape_and_dtype_of_x_and_of_the_generator():
     x = torch.zeros(2, 5, dtype=torch.float64)
     z = noise_like(x, torch.Generator().manual_seed(3))
@@ -76,10 +88,36 @@ def test_a_shorter_chain_has_the_alpha_bar_of_the_times_it_keeps(beta, steps):
         assert all(abs(t - even) <= 0.5 + 1e-9 for t, even in zip(times, spaced, strict=True))
         assert len(set(times)) == steps
     kept = alpha_bar[[0, *times]]
-    torch.testing.assert_close(short.alpha_bar.double(), kept, rtol=1e-4, atol=0)
-    torch.testing.assert_close(short.one_minus_alpha_bar.double(), 1 - kept, rtol=1e-6, atol=1e-12)
-    ratio = 1 - kept[1:] / kept[:-1]
-    torch.testing.assert_close(short.beta[1:].double(), ratio, rtol=1e-6, atol=0)
+    torch.testing.assert_close(short.exact.alpha_bar, kept, rtol=1e-6, atol=0)
+    torch.testing.assert_close(short.exact.one_minus_alpha_bar, 1 - kept, rtol=1e-12, atol=0)
+    ratio = 1 - kept[1:] / kept[:-1]                            # Nichol & Dhariwal 2021, Eq. 19
+    torch.testing.assert_close(short.exact.beta[1:], ratio, rtol=1e-12, atol=0)
+
+
+def times_of(model, steps):
+    """The times of the whole chain that the model of a shorter one asks about; it returns t."""
+    return model(None, torch.arange(1, steps + 1)).tolist()
+
+
+@pytest.mark.parametrize("schedule", [linear_beta_schedule, cosine_beta_schedule])
+@pytest.mark.parametrize("variance", ["beta", "beta_tilde"])
+@pytest.mark.parametrize("between", [1000, 250, 37])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_chain_made_shorter_twice_is_the_one_made_shorter_once(schedule, variance, between,
+                                                                 steps):
+    ddpm = DDPM(schedule(), variance)
+    short, model = respace(*respace(ddpm, lambda x_t, t: t, between), steps)
+    times, alpha_bar = times_of(model, steps), torch.cat(
+        [torch.ones(1, dtype=torch.float64), (1 - schedule()).cumprod(0)])
+    kept = alpha_bar[[0, *times]]
+    assert times[-1] == 1000 and short.T == steps and short.variance == variance
+    once = DDPM(1 - kept[1:] / kept[:-1], variance)
+    for name, buffer in once.named_buffers():
+        torch.testing.assert_close(getattr(short, name), buffer, rtol=1e-6, atol=0)
+    torch.testing.assert_close(short.exact.alpha_bar, kept, rtol=1e-6, atol=0)
+    torch.testing.assert_close(short.exact.one_minus_alpha_bar, 1 - kept, rtol=1e-11, atol=0)
+    if between == 1000:                                         # of all times: nothing was left out
+        assert times == times_of(respace(ddpm, lambda x_t, t: t, steps)[1], steps)
 
 
 @pytest.mark.parametrize("steps", [0, 9, -1])
