@@ -217,9 +217,8 @@ def draw_batch(x, labels, config, device):
 @torch.no_grad()
 def update_ema(ema, model, decay):
     """ema <- decay ema + (1 - decay) model, for every weight; buffers are copied."""
-    averages = list(ema.parameters())
-    way = torch._foreach_sub(list(model.parameters()), averages)
-    torch._foreach_add_(averages, torch._foreach_mul(way, 1 - decay))
+    for average, weight in zip(ema.parameters(), model.parameters(), strict=True):
+        average.lerp_(weight, 1 - decay)
     for own, buffer in zip(ema.buffers(), model.buffers(), strict=True):
         own.copy_(buffer)
 
