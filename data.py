@@ -3,7 +3,7 @@
     digits                  the ten digits, drawn from the fonts matplotlib ships: no download
     mnist, fashion-mnist,   read from data_dir if the files lie there, else downloaded to it
     cifar10
-    a folder                whatever Pillow reads, cropped square, decoded once into a cache
+    a folder                pictures of any kind, cropped square, decoded once into a cache
 
 Pixels stay uint8 until a batch is drawn; `to_model` and `to_uint8` are the only way to [-1, 1] and
 back.

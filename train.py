@@ -1,9 +1,9 @@
 """Algorithm 1 of Ho et al. 2020: train eps_theta on a data set.
 
     python train.py                                 digits, minutes on the CPU of a laptop
-    python train.py mnist --steps 5000              a preset; every field of Config is a flag
-    python train.py cifar10                         the paper's run (appendix B)
-    python train.py folder --data my/images         your own pictures
+    python train.py mnist --steps 2500              a preset and a flag: 15 minutes; all, 2 hours
+    python train.py cifar10                         the paper's run (appendix B): wants a GPU
+    python train.py folder --data my/images         your own pictures: wants a GPU, or see README
     python train.py --resume                        go on with the run in runs/digits
 
 A run fills runs/<preset>/: checkpoint.pt, log.csv, loss.png, samples/, and at the end samples.png.

@@ -19,5 +19,7 @@ def quit_at_once(signum, frame):
 PROGRAM = Path(sys.argv[0])
 OURS = sys.argv[0] == "-m" or (
     PROGRAM.is_file() and Path(__file__).parent.parent in PROGRAM.resolve().parents)
+if OURS:                                             # a notebook's, say: matplotlib might stop at
+    os.environ.pop("MPLBACKEND", None)               # it, and no program here opens a window
 if OURS and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, quit_at_once)

@@ -74,13 +74,18 @@ def check_zip(content):
 
 
 def check_weights(weights, model):
-    """Raise a ValueError unless weights, a dict from a file, fit a model, and all are finite."""
+    """Raise a ValueError unless weights, a dict from a file, fit a model, and all are finite.
+
+    What a module keeps beside its tensors (torch's `get_extra_state`) is for the module to check.
+    """
     mine = model.state_dict()
+    plain = {name for name, weight in mine.items() if not isinstance(weight, torch.Tensor)}
     if weights.keys() != mine.keys() or any(
-            weight.shape != mine[name].shape or weight.is_complex()
+            weight.shape != mine[name].shape or weight.is_complex() != mine[name].is_complex()
             or weight.numel() * weight.element_size() > weight.untyped_storage().nbytes()
             or weight.is_floating_point() != mine[name].is_floating_point()
-            for name, weight in weights.items()):
+            for name, weight in weights.items() if name not in plain):
         raise ValueError("the weights do not fit the network")
-    if not all(weight.to(mine[name].dtype).isfinite().all() for name, weight in weights.items()):
+    if not all(weight.to(mine[name].dtype).isfinite().all()
+               for name, weight in weights.items() if name not in plain):
         raise ValueError("there are weights that are not finite")

@@ -16,6 +16,7 @@ import torch
 
 torch.set_num_threads(1)                             # two that wait for a busy core lose far more
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.pop("MPLBACKEND", None)                   # a notebook's, which may have another Python
 GPU = torch.cuda.is_available()                      # the last time that somebody is told the truth
 VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -3,6 +3,7 @@ import math
 import os
 import runpy
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,72 @@ def test_the_ema_decays_no_slower_than_asked(config):
     ema, model = Constant(1.0), Constant(2.0)
     train.update_ema(ema, model, 0.9)
     assert ema.w.item() == pytest.approx(1.1)
+
+
+class Whatever(torch.nn.Module):
+    """What an ordinary module may have besides weights of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(1, momentum=0.5)
+        self.spectral = torch.nn.utils.parametrizations.spectral_norm(torch.nn.Conv2d(1, 2, 1))
+        self.weight = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(2, 1, 1))
+        self.tied = torch.nn.Conv2d(1, 1, 1)
+        self.tied_again = self.tied
+        self.frozen = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+        self.unused = torch.nn.Parameter(torch.ones(3))
+        self.precise = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+        self.register_buffer("hidden", torch.zeros(2), persistent=False)
+        self.register_buffer("none", None)
+
+    def get_extra_state(self):
+        return {"a": 1}
+
+    def set_extra_state(self, state):
+        assert state == {"a": 1}
+
+    def forward(self, x_t, t):
+        if self.training:
+            self.hidden += 1
+        h = self.weight(self.spectral(self.norm(x_t + self.frozen[0])))
+        return self.tied_again(self.tied(h)) * self.precise.float()
+
+
+def test_whatever_a_module_has_is_trained_averaged_saved_resumed_and_drawn_from(config):
+    c = config(steps=6, lr=0.1, warmup=0)
+    torch.manual_seed(1)
+    model = Whatever()
+    _, ema = train.train(c, model)
+    average, own = dict(ema.named_buffers()), dict(model.named_buffers())
+    assert {"norm.running_mean", "norm.num_batches_tracked", "hidden"} <= set(own)
+    assert all(map(torch.equal, average.values(), own.values()))         # copied, not averaged
+    assert own["norm.num_batches_tracked"] == 6 and own["norm.running_mean"] != 0
+    assert ema.tied is ema.tied_again and torch.equal(ema.frozen, torch.ones(2))
+    _, _, loaded = sample.load(Path(c.out, "checkpoint.pt"), model=Whatever())
+    for name, value in ema.state_dict().items():
+        assert name.endswith("extra_state") or torch.equal(loaded.state_dict()[name], value)
+    x_t, t = torch.randn(2, 1, 8, 8), torch.ones(2, dtype=torch.int64)
+    torch.testing.assert_close(loaded(x_t, t), ema(x_t, t))
+
+    torch.manual_seed(1)
+    part = config(steps=3, lr=0.1, warmup=0, out=c.out + "-2")
+    train.train(part, Whatever())
+    _, again = train.train(replace(part, steps=6), Whatever(), resume=True)
+    for name, value in ema.state_dict().items():
+        assert name.endswith("extra_state") or torch.equal(again.state_dict()[name], value), name
+
+
+def test_a_buffer_that_is_not_finite_is_not_saved(config):
+    model = torch.nn.BatchNorm2d(1)
+    model.forward = lambda x_t, t: torch.nn.BatchNorm2d.forward(model, x_t)
+
+    def loss(ddpm, net, x_0, labels):
+        net.running_mean.fill_(torch.inf)
+        return train.L_simple(ddpm, net, x_0, labels)
+
+    with pytest.raises(FloatingPointError):
+        train.train(config(steps=2), model, loss)
+    assert checkpoint(config())["step"] == 0
 
 
 def test_the_ema_is_frozen_and_in_eval_mode_from_birth(config):

@@ -533,9 +533,11 @@ def test_head_may_leave(config, program):
 @pytest.mark.parametrize("closed", ["<&- >&-", "<&- >&- 2>&-"])
 def test_a_program_needs_no_terminal_no_home_and_no_display(config, program, closed):
     env = {name: value for name, value in os.environ.items()
-           if name not in ("HOME", "DISPLAY", "WAYLAND_DISPLAY", "PATH", "TERM", "XDG_CACHE_HOME",
+           if name not in ("HOME", "DISPLAY", "WAYLAND_DISPLAY", "PATH", "XDG_CACHE_HOME",
                            "XDG_CONFIG_HOME")}
     env["MPLCONFIGDIR"] = matplotlib.get_cachedir()             # else its first start takes longer
+    env |= {"MPLBACKEND": "module://of_a.notebook", "LC_ALL": "xx_YY.none", "OMP_NUM_THREADS": "1",
+            "COLUMNS": "0", "TERM": "none"}
     done = shell(f"{shlex.join(map(str, program))} --steps 6 {closed}", env=env)
     assert done.returncode == 0 and done.stderr == ""
     assert checkpoint(config())["step"] == 6 and Path(config().out, "loss.png").exists()
