@@ -15,6 +15,7 @@ from pathlib import Path
 from exercises.hint import TEXTS, sections
 from exercises.hunt import defects
 from plumbing.cli import Parser, one_line_errors
+from plumbing.files import nobodys
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ("schedules.py", "ddpm.py", "unet.py", "data.py", "train.py", "sample.py",
@@ -207,7 +208,7 @@ def make(chosen, out, solutions=False, variant=0):
     Raises:
         ValueError: out exists and is not empty.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out.is_dir() and all(nobodys(path.name) for path in out.iterdir())):
         raise ValueError(f"{out} exists already")
     edited = {file for exercise in chosen for file in exercise.files}
     files, asked = papers_behind(edited), {name for each in chosen for name in each.blanks}
