@@ -357,7 +357,8 @@ def test_wrong_arguments_end_in_one_line(tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.py").write_text("")
     refused(capsys, ["--out", tmp_path / "full"], "exists already", main=make.main)
-    (tmp_path / "full" / "mine.py").rename(tmp_path / "full" / ".DS_Store")
-    make.main(["--only", "1", "--out", str(tmp_path / "full")])  # nobody's work is there
-    assert (tmp_path / "full" / "schedules.py").exists()
+    (tmp_path / "nobodys").mkdir()
+    (tmp_path / "nobodys" / ".DS_Store").write_text("")
+    make.main(["--only", "1", "--out", str(tmp_path / "nobodys")])
+    assert (tmp_path / "nobodys" / "schedules.py").exists()
     assert (tmp_path / "full" / "mine.py").exists()
