@@ -141,8 +141,8 @@ def train(config, model=None, loss=L_simple, resume=False):
         resume: go on from config.out/checkpoint.pt.
 
     Returns:
-        ddpm, ema: the process and the averaged network, also where SIGINT or SIGTERM ended the run
-            early: the step was finished and saved.
+        ddpm, ema: the process and the averaged network, also where a signal (SIGINT, SIGTERM,
+            SIGUSR1 and others) ended the run early: the step was finished and saved.
 
     Raises:
         ValueError: config.out already holds a run; or, with resume, none of this config.
@@ -251,7 +251,7 @@ def main(argv=None):
         train(config, resume=resume)
         leave()
         out = shlex.quote(config.out)
-        print(f"wrote {out}/samples.png; for more: python sample.py --seed 1 "
+        print(f"samples are in {out}/samples.png; for more: python sample.py --seed 1 "
               f"--checkpoint {out}/checkpoint.pt")
 
 

@@ -131,8 +131,8 @@ def recorded(function, device, on=True, changed=None):
 
     The first call with arguments of some shapes rehearses and records, see `record`.  Where a
     recording would not do what the function does, one line says so and the function is called as
-    it is.  On a CPU it is always, and without a line; so it is on a GPU for a gradient with respect
-    to an argument, and with arguments of another kind.
+    it is.  On a CPU it always is; on a GPU, and without a line, for a gradient with respect to an
+    argument, and with arguments of another kind.
 
     Args:
         function: called with tensors and numbers, which become tensors where it is recorded, and
@@ -143,6 +143,8 @@ def recorded(function, device, on=True, changed=None):
             it changes nothing.
     """
     if not on or device.type not in GRAPHS:
+        if on:
+            say_once(f"nothing is recorded on {device.type}: --record is for CUDA")
         return function
     if changed and parallel.world > 1:
         print("the step is not recorded: several processes make it together")
@@ -170,6 +172,11 @@ def recorded(function, device, on=True, changed=None):
         copies = [x.clone() for x in tensors(output)]            # the next replay writes over them
         return tuple(copies) if isinstance(output, tuple) else copies[0] if copies else None
     return replay
+
+
+@functools.cache
+def say_once(line):
+    print(line)
 
 
 def tensors(output):

@@ -99,7 +99,7 @@ class Run:
         if steps < step:
             refuse("steps", f"must be at least {step}, where this run is, not {steps}")
         if steps == step:
-            print(f"nothing is left of --steps {steps}: a larger number goes on")
+            print(f"no step is left of --steps {steps}: a larger number goes on")
         precision = checkpoint.get("precision")      # older versions do not say it
         return precision if isinstance(precision, str) else None
 
@@ -165,7 +165,7 @@ class Run:
         if left > 3600:
             print("this wants a GPU; what a CPU does in minutes: python train.py, the digits, or "
                   "fewer --steps with a smaller --image-size, --channels and --batch-size")
-        if cores < 0.6 * torch.get_num_threads():
+        if 1 < torch.get_num_threads() > cores / 0.6:
             print(f"it gets {cores:.1f} of the {torch.get_num_threads()} cores that it has threads "
                   "for: where others compute too, OMP_NUM_THREADS=1 may be far faster")
 

@@ -248,7 +248,7 @@ def test_the_command_line_trains_resumes_and_refuses_to_overwrite(config, flags,
     assert [row["step"] for row in rows(config())] == ["2", "4", "6", "7", "8"]
     (Path(config().out) / "samples.png").unlink()
     train.main(["--resume", "--out", config().out])             # nothing left but the samples
-    assert "nothing is left of --steps 8" in capsys.readouterr().out
+    assert "no step is left of --steps 8" in capsys.readouterr().out
     assert (Path(config().out) / "samples.png").exists()
     assert [row["step"] for row in rows(config())] == ["2", "4", "6", "7", "8"]
     assert checkpoint(config())["config"]["channels"] == 4

@@ -267,6 +267,9 @@ def test_a_run_that_waits_for_cores_names_the_setting(run, monkeypatch, capsys):
     run.step, now[0] = 6, 110.0
     run.goes_on()
     assert "it gets 0.5 of the 2 cores" in capsys.readouterr().out.splitlines()[1]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)     # who has followed it is not told
+    run.tell_of_the_cpu(10, 0.1)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("config_says", ["compile", "record"])
