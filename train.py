@@ -48,9 +48,9 @@ class Config:
     variance: str = arg("beta", "sigma_t^2 of sampling (sec. 3.2)", choices=("beta", "beta_tilde"))
 
     channels: int = arg(32, "channels of the first level", least=4)
-    channel_mults: tuple = arg((1, 2), "channels of each level, as multiples of --channels")
+    channel_mults: tuple = arg((1, 2, 2), "channels of each level, as multiples of --channels")
     num_res_blocks: int = arg(1, "residual blocks per level", least=1)
-    attention_resolutions: tuple = arg((8,), "heights of the levels with self-attention")
+    attention_resolutions: tuple = arg((8, 4), "heights of the levels with self-attention")
     dropout: float = arg(0.0, "in the residual blocks; for long runs", least=0, below=1)
 
     steps: int = arg(2500, "optimizer steps", least=1)

@@ -21,7 +21,7 @@ from torch import nn
 import train
 from papers.kit.chain import respace
 from papers.kit.guidance import trade
-from papers.kit.judge import readable, train_classifier
+from papers.kit.judge import load_reader, readable
 from papers.kit.program import finish, flags, held_out, program, start, steps_of
 from papers.kit.training import ASSETS, load_eps, train_eps
 from plumbing.cli import track
@@ -139,7 +139,7 @@ def run(args):
     device, checkpoint, config, ddpm, model = start(
         args, SHIPPED, lambda path, device: load_eps(path, device, LabelUNet))
     C, H, steps = config["image_channels"], config["image_size"], steps_of(args, ddpm.T)
-    net = train_classifier(H, device)[0] if readable(config) else None
+    net = load_reader(device) if readable(config) else None
     y = torch.arange(CLASSES, device=device).repeat(args.n)
     print(f"{len(y)} samples each of {checkpoint}, {steps} steps, on {device}")
 

@@ -26,7 +26,7 @@ import data
 from ddpm import at
 from papers.kit.chain import first_noise, respace, walk
 from papers.kit.guidance import trade
-from papers.kit.judge import check_readable, train_classifier
+from papers.kit.judge import check_readable, load_reader
 from papers.kit.program import finish, flags, held_out, program, start
 from papers.kit.training import ASSETS, fit, load_fit, save_fit
 from plumbing.cli import arguments, check_writable, file_name, integer
@@ -193,7 +193,7 @@ def run(args):
         raise ValueError(f"{args.classifier} and {checkpoint} differ in one of {', '.join(SAME)}")
     print(f"{args.n} images of each digit at each scale by {checkpoint}, on {device}")
     H, y = config["image_size"], torch.arange(10, device=device).repeat(args.n)
-    net, _ = train_classifier(H, device)
+    net = load_reader(device)
     chain, model = respace(ddpm, model, min(STEPS, ddpm.T))
     log_p = respace(ddpm, log_p, chain.T)[1]         # it too is told a time of the whole chain
 

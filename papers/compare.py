@@ -1,13 +1,19 @@
 """Every sampler of papers/, from the same noise: quality against evaluations of the network.
 
-    python -m papers.compare [--checkpoint F] [--learned F] [--n 128]
+    python -m papers.compare [--checkpoint F] [--learned F] [--n 64] [--seeds 5]
 
-On a checkpoint of rendered digits.  Two numbers say how good samples are.  One is the share that a
-small classifier, trained on the fly, can read (papers/kit/judge.py).  The other is the Frechet
-distance (Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash
-Equilibrium", sec. 3) between samples and held-out digits in the 128 activations of that classifier:
-it also sees what is missing or too alike.  It grows as n falls, for all alike; the same n of real
-digits stands beside it.
+On a checkpoint of rendered digits.  Two numbers say how good samples are.  One is the share that
+the reader recognises (papers/kit/judge.py).  The other is the Frechet distance (Heusel et al. 2017,
+"GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", sec. 3) between
+samples and held-out digits in the 64 activations of that reader: it also sees what is missing or
+too alike.  It grows as n falls, for all alike; the same n of real digits stands beside it.
+
+Each number is a mean over seeds of the noise, +- the standard deviation over them; all samplers
+have the same seeds, so that what two of them have in common drops out of their difference.
+
+Compare like with like.  "clipped" is x_0_hat, to [-1, 1]; the others start at the time `horizon`
+(954 of 1000, cosine) or take steps that need no x_0_hat.  A short chain has room for two variances,
+and PNDM stands beside DDIM with the same start and nothing clipped.
 
 With --learned, a checkpoint of papers/improved_ddpm.py, there are chains with a learned variance.
 """
@@ -18,29 +24,38 @@ import torch
 from matplotlib.figure import Figure
 
 import data
+from ddpm import DDPM
 from papers import ddim, improved_ddpm, ncsn, pndm, score_sde
 from papers.kit.analytic import ve_sigmas
 from papers.kit.chain import first_noise, horizon, respace, subsequence
-from papers.kit.judge import check_readable, frechet, read, train_classifier
+from papers.kit.judge import check_readable, features, frechet, load_reader, read
 from papers.kit.program import finish, flags, program, start
+from plumbing.cli import integer
 from sample import batch_size
 
-BUDGETS = 10, 20, 50, 100                            # evaluations of the network
+BUDGETS = 10, 20, 50                                 # evaluations of the network
 TOLERANCES = 0.3, 0.1, 0.03, 0.01                    # of the adaptive method, which has no budget
 
 
-def ancestral(ddpm, model, x_T, steps, generator):
-    """Algorithm 2 of Ho et al. 2020 on a chain of fewer steps."""
-    chain, model = respace(ddpm, model, steps)
-    *_, (_, x_0, _) = chain.reverse_process(model, x_T, generator=generator)
-    return x_0
-
-
-def by_ddim(eta):
-    """Song, Meng & Ermon 2020."""
+def by_chain(variance):
+    """Algorithm 2 of Ho et al. 2020 on a chain of fewer steps, sigma^2 = beta or beta_tilde."""
     def sample(ddpm, model, x_T, steps, generator):
-        return ddim.sample(ddpm, model, x_T, subsequence(ddpm.T, steps), eta, generator=generator)
+        process = DDPM(ddpm.exact.beta[1:], variance).to(x_T.device)
+        chain, model = respace(process, model, steps)
+        *_, (_, x_0, _) = chain.reverse_process(model, x_T, generator=generator)
+        return x_0
     return sample
+
+
+def by_ddim(ddpm, model, x_T, steps, generator):
+    """Song, Meng & Ermon 2020, eta = 0; eta = 1 would be the chain with beta_tilde."""
+    return ddim.sample(ddpm, model, x_T, subsequence(ddpm.T, steps))
+
+
+def by_ddim_like_pndm(ddpm, model, x_T, steps, generator):
+    """Its ODE from where PNDM starts, and as PNDM solves it: nothing is clipped."""
+    end = horizon(ddpm) // 2 * 2
+    return ddim.sample(ddpm, model, x_T, subsequence(end, min(steps, end)), clip=False)
 
 
 def by_pndm(ddpm, model, x_T, budget, generator):
@@ -72,9 +87,10 @@ def by_langevin(ddpm, model, x_T, budget, generator):
 
 
 SAMPLERS = {                                         # name: (sampler, its settings)
-    "Algorithm 2": (ancestral, (*BUDGETS, math.inf)),          # all T steps: the paper's own
-    "DDIM, eta = 1": (by_ddim(1.0), BUDGETS),
-    "DDIM, eta = 0": (by_ddim(0.0), BUDGETS),
+    "Algorithm 2, beta": (by_chain("beta"), (*BUDGETS, math.inf)),             # all T steps
+    "Algorithm 2, beta_tilde": (by_chain("beta_tilde"), BUDGETS),
+    "DDIM, clipped": (by_ddim, BUDGETS),
+    "DDIM, like PNDM": (by_ddim_like_pndm, BUDGETS),
     "PNDM": (by_pndm, (13, *BUDGETS[1:])),
     "Euler-Maruyama": (by_sde(score_sde.euler_maruyama, 1), BUDGETS),
     "predictor-corrector": (by_sde(score_sde.predictor_corrector, 2), BUDGETS),
@@ -98,64 +114,83 @@ def measure(sampler, setting, ddpm, model, x_T, seed):
     return max(calls), torch.cat(parts).clamp(-1, 1)
 
 
-@torch.no_grad()
 def judge(net, x, reference):
     """Return (share recognised, Frechet distance to the reference features) of images x."""
-    return read(net, x)[0].float().mean().item(), frechet(net[:-2](x), reference)
+    return read(net, x)[0].float().mean().item(), frechet(features(net, x), reference)
+
+
+def told_apart(values, best):
+    """Is the mean of values, one for each seed, above that of best by 3 of its standard errors?"""
+    difference = torch.tensor(values) - torch.tensor(best)
+    return (difference.mean() > 3 * difference.std() / len(values) ** 0.5).item()
+
+
+def write(label, evaluations, pairs):
+    """Write a line of the table; pairs: (share recognised, distance) of each seed."""
+    pairs = torch.tensor(pairs)
+    (share, distance), (s, d) = pairs.mean(0), pairs.std(0)
+    print(f"{label:24}{evaluations:>12}{share:12.1%} +- {s:5.1%}{distance:10.1f} +- {d:4.1f}",
+          flush=True)
 
 
 def draw_figure(rows, real):
-    """Draw both numbers against evaluations; rows: {name: [(evaluations, recognised, distance)]}"""
+    """Draw both numbers against evaluations; rows: {name: [(evaluations, pairs)]}, see `write`."""
     figure = Figure(figsize=(12, 4.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for i, (name, points) in enumerate(rows.items()):
-        evaluations, recognised, distance = zip(*points, strict=True)
-        style = {"marker": "osv^D"[i % 5], "markersize": 4, "label": name}
-        left.semilogx(evaluations, recognised, **style)
-        right.loglog(evaluations, distance, **style)
-    for axes, value, label in ((left, real[0], "share recognised"),
-                               (right, real[1], "Frechet distance")):
-        axes.axhline(value, color="grey", linestyle=":", label="as many real digits")
-        axes.set(xlabel="evaluations of the network", ylabel=label)
+    labels = "share recognised", "Frechet distance"
+    for k, (axes, label) in enumerate(zip(figure.subplots(1, 2), labels, strict=True)):
+        for i, (name, points) in enumerate(rows.items()):
+            spread = torch.tensor([[pair[k] for pair in pairs] for _, pairs in points])
+            axes.errorbar([n for n, _ in points], spread.mean(1), spread.std(1), label=name,
+                          marker="osv^D"[i % 5], markersize=4, capsize=2, linewidth=1)
+        axes.axhline(torch.tensor(real).mean(0)[k], color="grey", linestyle=":",
+                     label="as many real digits")
+        axes.set(xlabel="evaluations of the network", ylabel=label, xscale="log",
+                 yscale=("linear", "log")[k])
         axes.grid(alpha=0.3)
-    figure.legend(*right.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure
 
 
 def run(args):
     device, checkpoint, config, ddpm, model = start(args)
     check_readable(config, checkpoint)
-    H, T = config["image_size"], ddpm.T
+    H, T, seeds = config["image_size"], ddpm.T, range(args.seed, args.seed + args.seeds)
     tasks = [(name, sampler, model, settings) for name, (sampler, settings) in SAMPLERS.items()]
     if args.learned:
         *_, other, learned = start(args, load=improved_ddpm.load_learned, checkpoint=args.learned)
         if not torch.equal(other.beta, ddpm.beta):
             raise ValueError(f"{args.learned} and {checkpoint} have other chains")
         tasks.append(("learned variance", improved_ddpm.sample, learned, BUDGETS))
-    print(f"{args.n} samples each of {checkpoint}, T = {T}, on {device}, seed {args.seed}")
-    net, _ = train_classifier(H, device)
+    print(f"{args.n} samples each of {checkpoint}, T = {T}, on {device}, seeds {list(seeds)}")
+    net = load_reader(device)
     held_out = data.to_model(data.load("digits", H, split="test")[0]).to(device)
-    reference = net[:-2](held_out[args.n:]).detach()
-    real = judge(net, held_out[:args.n], reference)
-    print(f"{'':24}{'evaluations':>12}{'recognised':>12}{'Frechet':>10}\n"
-          f"{'as many real digits':24}{'':12}{real[0]:12.1%}{real[1]:10.2f}")
-    (x_T, _), rows = first_noise(args.seed, (args.n, 1, H, H), device), {}
+    parts = held_out[:args.n * args.seeds].split(args.n)
+    reference = features(net, held_out[args.n * args.seeds:])
+    real = [judge(net, part, reference) for part in parts]
+    print(f"{'':24}{'evaluations':>12}{'recognised':>21}{'Frechet':>18}")
+    write("as many real digits", "", real)
+    rows, middle = {}, {}
     for name, sampler, model, settings in tasks:
         for setting in dict.fromkeys(min(setting, T) for setting in settings):
-            evaluations, x = measure(sampler, setting, ddpm, model, x_T, args.seed)
-            recognised, distance = judge(net, x, reference)
-            rows.setdefault(name, []).append((evaluations, recognised, distance))
-            print(f"{name:24}{evaluations:12}{recognised:12.1%}{distance:10.2f}", flush=True)
-    full = rows["Algorithm 2"][-1][2]
-    evaluations, best, name = min((n, distance, name) for name, points in rows.items()
-                                  for n, _, distance in points if distance <= 1.1 * full)
+            found = []
+            for seed in seeds:
+                x_T, _ = first_noise(seed, (args.n, 1, H, H), device)
+                evaluations, x = measure(sampler, setting, ddpm, model, x_T, seed)
+                found.append(judge(net, x, reference))
+            rows.setdefault(name, []).append((evaluations, found))
+            if setting == BUDGETS[1]:
+                middle[name] = [distance for _, distance in found]
+            write(name, evaluations, found)
+    best = min(middle, key=lambda name: sum(middle[name]))
+    alike = [name for name in middle if name != best and not told_apart(middle[name], middle[best])]
     finish(draw_figure(rows, real), args.out,
-           f"\nthe fewest evaluations within a tenth of the {full:.2f} that all {T} steps of "
-           f"Algorithm 2 have: {evaluations}, by {name}, at a distance of {best:.2f}")
+           f"\nwith {BUDGETS[1]} evaluations at most the least distance is that of {best}; within "
+           f"3 standard errors of it: {'; '.join(alike) or 'none'}")
 
 
 def main(argv=None):
-    parser = flags(__doc__, "compare.png", 128, least=2, help="samples of each")
+    parser = flags(__doc__, "compare.png", 64, least=2, help="samples of each, for each seed")
+    parser.add_argument("--seeds", type=integer(2), default=5, help="of the noise, from --seed on")
     parser.add_argument("--learned", type=Path, help="a checkpoint of papers/improved_ddpm.py")
     program(parser, run, argv)
 

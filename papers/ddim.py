@@ -23,9 +23,20 @@ import data
 from data import to_uint8
 from papers.kit.analytic import eps_from_x_0
 from papers.kit.chain import ask, first_noise, horizon, noise_like, subsequence
-from papers.kit.judge import nearest, rms
-from papers.kit.program import (counted, finish, flags, held_out, program, show, show_lines,
-                                show_rows, shuffled, start, steps_of)
+from papers.kit.judge import apart, nearest, rms
+from papers.kit.program import (
+    counted,
+    finish,
+    flags,
+    held_out,
+    program,
+    show,
+    show_lines,
+    show_rows,
+    shuffled,
+    start,
+    steps_of,
+)
 from plumbing.cli import check_writable, file_name
 from plumbing.device import autocast
 from plumbing.pictures import save_grid
@@ -198,12 +209,12 @@ def run(args):
 
     quality = {eta: {S: nearest(x, others) for S, x in row.items()} for eta, row in samples.items()}
     quality["held-out images"] = dict.fromkeys(steps, nearest(x_0, others))
-    apart = {eta: {S: rms(x - row[T]) for S, x in row.items() if S < T}
-             for eta, row in samples.items()}
-    eta_0, eta_1 = (line.get(few, 0) for line in apart.values())
+    distance = {eta: {S: apart(x, row[T]) for S, x in row.items() if S < T}
+                for eta, row in samples.items()}
+    eta_0, eta_1 = (line.get(few, 0) for line in distance.values())
     finish(draw_figure(samples, mixed, {
         "quality: RMS distance to the nearest held-out image": quality,
-        f"consistency: RMS distance to the sample of {T} steps": apart,
+        f"consistency: RMS distance to the sample of {T} steps": distance,
         "reconstruction: mean squared error of pixels in 0..1": {
             f"encoded up to t = {end} and decoded": errors}}), args.out,
         f"{few} and {T} steps from one x_T end at an RMS distance of {eta_0:.3f} with eta = 0, "

@@ -35,7 +35,7 @@ import data
 from ddpm import DDPM
 from papers.kit.analytic import kl
 from papers.kit.chain import decode, first_noise, noise_like
-from papers.kit.judge import psnr, read, train_classifier
+from papers.kit.judge import load_reader, psnr, read
 from papers.kit.program import finish, flags, program, show, shuffled, start
 from papers.kit.training import ASSETS, fit, load_fit, save_fit
 from plumbing.cli import arguments, check_writable, integer
@@ -214,7 +214,7 @@ def run(args):
     x, _ = data.load("digits", H, config["image_channels"], "test")
     x = data.to_model(x[shuffled(len(x), args.seed)[:256]]).to(device)
     z_0, s = latent.encode(x, torch.Generator(device).manual_seed(args.seed)), 1 / latent.scale
-    again, net = latent.decode(z_0), train_classifier(H, device, epochs=2)[0]
+    again, net = latent.decode(z_0), load_reader(device)
     print(f"{checkpoint}, T = {ddpm.T}, on {device}\nheld-out digits come back at "
           f"{psnr(again, x).mean():.1f} dB; standard deviation of latents {s * z_0.std():.2f}, "
           f"scaled {z_0.std():.2f}; unscaled, signal to noise is off by {s ** 2:.2f}", flush=True)

@@ -23,7 +23,7 @@ from ddpm import DDPM
 from papers import ddim
 from papers.kit.analytic import Mixture, follow_gaussian
 from papers.kit.chain import ask, first_noise, horizon, subsequence
-from papers.kit.judge import rms
+from papers.kit.judge import apart, rms
 from papers.kit.program import counted, finish, flags, program, show_lines, show_rows, start
 from sample import batch_size
 from schedules import cosine_beta_schedule
@@ -145,7 +145,7 @@ def draw_figure(known, errors, samples, best, end):
         S + (9 if name == "PNDM" else 0): error for S, error in line.items()}
         for name, line in known.items()}
     show_lines(left, cost, "Gaussian data, whose ODE is known: RMS error", "evaluations")
-    show_lines(middle, errors, f"the network: median RMS distance to DDIM in {end} steps",
+    show_lines(middle, errors, f"the network: RMS distance to DDIM in {end} steps",
                "evaluations")
     counts = list(samples["DDIM"])[::3][:3]
     rows = {f"{name}, {n}": samples[name][n] for n in counts for name in samples}
@@ -165,13 +165,12 @@ def run(args):
     x_T, _ = first_noise(args.seed, (min(16, batch_size(H)), C, H, H), device)
     best = ddim.sample(ddpm, model, x_T, range(1, end + 1), clip=False)
     samples = solve(ddpm, model, x_T, end, counts, fewer=9)
-    errors = {name: {n: (x - best).square().mean((1, 2, 3)).sqrt().median().item()
-                     for n, x in line.items()} for name, line in samples.items()}
+    errors = {name: {n: apart(x, best) for n, x in line.items()} for name, line in samples.items()}
     known, n = converge(), counts[-4:][0]
     finish(draw_figure(known, errors, samples, best, end), args.out,
            f"On Gaussian data DDIM converges with order {order(known['DDIM']):.2f} and PNDM with "
-           f"{order(known['PNDM']):.2f}; with this network and {n} evaluations they end at a "
-           f"median RMS distance of {errors['DDIM'][n]:.4f} and {errors['PNDM'][n]:.4f} from DDIM "
+           f"{order(known['PNDM']):.2f}; with this network and {n} evaluations they end at an "
+           f"RMS distance of {errors['DDIM'][n]:.4f} and {errors['PNDM'][n]:.4f} from DDIM "
            f"in {end} steps")
 
 

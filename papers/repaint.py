@@ -26,7 +26,7 @@ import torch
 
 import data
 from papers.kit.chain import noise_like, respace
-from papers.kit.judge import check_readable, rms, share_read_as, train_classifier
+from papers.kit.judge import check_readable, load_reader, rms, share_read_as
 from papers.kit.program import draw_panels, finish, flags, held_out, program, start, steps_of
 from plumbing.cli import integer, track
 from sample import batch_size
@@ -125,7 +125,7 @@ def run(args):
     generator = torch.Generator().manual_seed(args.seed)
     chosen = torch.randperm(len(x), generator=generator)[:args.n]
     x_0, labels = data.to_model(x[chosen]).to(device), labels[chosen].to(device)
-    net, _ = train_classifier(H, device)
+    net = load_reader(device)
     down = sum(s < t for t, s in pairwise(schedule(short, args.r, args.j)))    # evaluations
     panels = {}
     for name, mask in masks(H, generator).items():

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 
 import data
 from papers.kit.chain import decode, noise_like, respace
-from papers.kit.judge import apart, nearest, readable, share_read_as, train_classifier
+from papers.kit.judge import apart, load_reader, nearest, readable, share_read_as
 from papers.kit.program import finish, flags, held_out, program, show_rows, start
 from plumbing.cli import track
 from plumbing.folder import fit, read_picture
@@ -111,7 +111,7 @@ def run(args):
                f"from the drawings, and of {points[t_0][1]:.3f} from the nearest held-out image, "
                f"from which the drawings are {points[0][1]:.3f} and held-out images {usual:.3f}")
     if readable(config) and not args.guide:
-        net, drawn = train_classifier(H, device)[0], torch.arange(10, device=device).repeat(args.n)
+        net, drawn = load_reader(device), torch.arange(10, device=device).repeat(args.n)
         shares = {each: share_read_as(net, x_0, drawn) for each, x_0 in edits.items()}
         finding += (f"; {shares[t_0]:.1%} are read as the digit drawn, of the drawings "
                     f"{shares[0]:.1%}")

@@ -19,6 +19,7 @@ The paper's x is `low`, its y_0 is x_0, and its gamma alpha_bar.  Its network is
 from between two steps of the chain (sec. 2.4), and ours t; its low is bicubic, and ours the mean of
 each square of pixels, as for DPS; there is no cascade.
 """
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -29,12 +30,21 @@ import data
 import train
 from papers import dps
 from papers.dps import pool
-from papers.kit.judge import psnr, readable, rms, share_read_as, train_classifier
-from papers.kit.program import (chosen, draw_panels, finish, flags, held_out, program, start,
-                                with_error)
+from papers.kit.judge import apart, load_reader, psnr, readable, rms, share_read_as
+from papers.kit.program import (
+    chosen,
+    draw_panels,
+    finish,
+    flags,
+    held_out,
+    program,
+    start,
+    with_error,
+)
 from papers.kit.training import ASSETS, load_eps, train_eps
 from plumbing.cli import integer
-from sample import SHIPPED as UNCONDITIONAL, batch_size, draw, load
+from sample import SHIPPED as UNCONDITIONAL
+from sample import batch_size, draw, load
 from unet import UNet, initialise
 
 SHIPPED = ASSETS / "super_resolution.pt"
@@ -103,12 +113,16 @@ def sample(ddpm, model, low, K, generator, precision="auto"):
     return torch.cat(parts).reshape(K, B, *shape)
 
 
-def spread(x):
-    """Return the mean squared distance of two of K samples, (B,), per pixel; x (K, B, C, H, W).
+def distances(samples, x_0):
+    """Return the RMS distance of a sample to the truth, and of two of one image: means, floats.
 
-    Were the samples exact, E || x - x_0 ||^2 would be the same for the truth x_0.
+    Were the samples exact, both would be the same: then x_0 is one more of them.
+
+    Args:
+        samples: (K, B, C, H, W), K of each image; x_0: (B, C, H, W).
     """
-    return 2 * x.var(0).flatten(1).mean(1)
+    pairs = [apart(x, y) for x, y in combinations(samples, 2)]
+    return sum(apart(x, x_0) for x in samples) / len(samples), sum(pairs) / len(pairs)
 
 
 # ---- the program ----
@@ -143,16 +157,16 @@ def run(args):
     rows = {"low": low.repeat_interleave(FACTOR, 2).repeat_interleave(FACTOR, 3),
             "bicubic": enlarge(low, x_0.shape[2:]).clamp(-1, 1), "DPS": by_dps, "SR3": samples[0],
             "SR3, another": samples[1], f"mean of {args.samples}": samples.mean(0), "truth": x_0}
-    net = train_classifier(H, device)[0] if readable(config) else None
+    net = load_reader(device) if readable(config) else None
     for name, image in rows.items():
         quality = "" if image is x_0 else f"{with_error(psnr(image, x_0), 2)} dB"
         share = net and share_read_as(net, image, labels.to(device))
         print(f"{name:14} {quality:17} its low is off by {rms(pool(image, FACTOR) - low):.3f}"
               + (f", {share:6.1%} read as the true digit" if net else ""))
+    truth, other = distances(samples, x_0)
     finish(draw_panels({"": rows}, size=(0.6 * min(16, args.n) + 2, 4.4), most=16), args.out,
-           f"SR3 samples are {rms(samples - x_0):.3f} from the truth (RMS) and "
-           f"{spread(samples).mean().sqrt():.3f} from each other; exact ones would be as far from "
-           "either")
+           f"SR3 samples are at an RMS distance of {truth:.3f} from the truth and of {other:.3f} "
+           "from each other; exact ones would be as far from either")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 import torch
-from test_ddpm import STRONG, coefficients, strong
 from stand_ins import made_once, refused
+from test_ddpm import STRONG, coefficients, strong
 
 import data
 import sample as core
@@ -234,7 +234,7 @@ def test_the_program_trains_resumes_draws_and_counts(labelled, flags, tmp_path, 
             digit, sure = torch.where(i % 4 < 2, i % 10, 3), i < len(x) // 2
             return torch.where(sure, 9.0, 0.1)[:, None] * torch.nn.functional.one_hot(digit, 10)
 
-    monkeypatch.setattr(cfg, "train_classifier", lambda size, device: (Reader(), 1.0))
+    monkeypatch.setattr(cfg, "load_reader", lambda device: Reader())
     original = cfg.trade
     monkeypatch.setattr(cfg, "trade", lambda *args: drawn.append(args) or original(*args))
     cfg.main(["--checkpoint", str(labelled), "--n", "2", "--steps", "2", "--seed", "3",

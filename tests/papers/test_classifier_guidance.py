@@ -12,7 +12,8 @@ from test_ddpm import STRONG, coefficients, gaussian, strong
 import data
 import sample as core
 from ddpm import DDPM
-from papers import classifier_guidance as cg, ddim
+from papers import classifier_guidance as cg
+from papers import ddim
 from papers.classifier_guidance import Classifier, cross_entropy, gradient, guided, sample, step
 from papers.kit import training
 from papers.kit.analytic import Mixture
@@ -362,7 +363,7 @@ def test_the_program_draws_the_picture_and_says_what_it_found(trained, tmp_path,
     def judge(x):                                    # sure of the digit of the brightest column
         return 99 * torch.nn.functional.one_hot(x.mean((1, 2)).argmax(1), 10).float()
 
-    monkeypatch.setattr(cg, "train_classifier", lambda H, device: (judge, 1.0))
+    monkeypatch.setattr(cg, "load_reader", lambda device: judge)
     cg.main(["--checkpoint", str(trained[0]), "--classifier", str(tmp_path / "c.pt"), "--n", "2",
              "--seed", "1", "--device", "cpu", "--out", str(out)])
     said = capsys.readouterr().out

@@ -333,7 +333,7 @@ def test_the_program_draws_the_picture_and_prints_the_finding(trained, tmp_path,
     for k, last in ((0, 0), (10, 2)):
         torch.testing.assert_close(mixed[k], samples["eta = 0"][5][last], rtol=1e-3, atol=1e-3)
 
-    quality, apart, (errors,) = (panel if i < 2 else panel.values()
+    quality, distance, (errors,) = (panel if i < 2 else panel.values()
                                  for i, panel in enumerate(panels.values()))
     held_out, _ = data.load("digits", 8, 1, "test")
     order = torch.randperm(40, generator=noise(1))
@@ -341,12 +341,13 @@ def test_the_program_draws_the_picture_and_prints_the_finding(trained, tmp_path,
     assert quality["held-out images"] == dict.fromkeys([1, 5], nearest(x_0, others))
     for label, row in samples.items():
         assert quality[label][5] == pytest.approx(nearest(row[5], others))
-        assert apart[label] == {1: pytest.approx(rms(row[1] - row[5]))}
+        each = [rms(a - b) for a, b in zip(row[1], row[5], strict=True)]
+        assert distance[label] == {1: pytest.approx(sum(each) / 3)}
     end = horizon(ddpm)
     assert errors == {S: pytest.approx(ddim.reconstruct(
         ddpm, model, x_0, subsequence(end, min(S, end))), rel=1e-4) for S in (1, 5)}
     numbers = [float(text) for text in re.findall(r"\d+\.\d+(?:e[-+]\d+)?", out[-2])]
-    expected = [apart["eta = 0"][1], apart["eta = 1"][1], errors[1], errors[5]]
+    expected = [distance["eta = 0"][1], distance["eta = 1"][1], errors[1], errors[5]]
     assert numbers == pytest.approx(expected, rel=0.06, abs=6e-4)
     assert "1 and 5 steps" in out[-2] and f"in {end} of" in out[-2]
 

@@ -171,10 +171,8 @@ def test_the_program_edits_ten_drawings_and_says_what_they_became(trained, tmp_p
     monkeypatch.setattr(sdedit, "draw_figure",
                         lambda *args: figures.append((args, original(*args))) or figures[-1][1])
 
-    def judge(H, device):
-        return (lambda x: 9 * torch.eye(10)[(torch.arange(len(x)) % 10)]), 1.0
-
-    monkeypatch.setattr(sdedit, "train_classifier", judge)
+    monkeypatch.setattr(sdedit, "load_reader", lambda device: (
+        lambda x: 9 * torch.eye(10)[(torch.arange(len(x)) % 10)]))
     sdedit.main(["--checkpoint", str(trained[0]), "--n", "2", "--seed", "1", "--device", "cpu",
                  "--out", str(out)])
     said = capsys.readouterr().out
@@ -217,7 +215,7 @@ def test_the_share_counts_only_what_is_read_surely_and_as_drawn(trained, tmp_pat
     logits[range(5, 8), range(2, 5)] = 9                         # 5 to 7 as others
     logits[range(8, 10), range(8, 10)] = 1                       # 8 and 9 right, but not surely
     seen = []
-    monkeypatch.setattr(sdedit, "train_classifier", lambda *_: (lambda x: logits.repeat(2, 1), 1))
+    monkeypatch.setattr(sdedit, "load_reader", lambda _: lambda x: logits.repeat(2, 1))
     monkeypatch.setattr(sdedit, "draw_figure", lambda *args: seen.append(args) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         sdedit.main(["--checkpoint", str(trained[0]), "--n", "2", "--out", str(tmp_path / "s.png")])
@@ -230,7 +228,7 @@ def test_a_picture_of_ones_own_is_edited_n_times_ten_and_nobody_reads_it(trained
     original = sdedit.draw_figure
     monkeypatch.setattr(sdedit, "draw_figure",
                         lambda *args: figures.append((args, original(*args))) or figures[-1][1])
-    monkeypatch.setattr(sdedit, "train_classifier", lambda *_: 1 / 0)
+    monkeypatch.setattr(sdedit, "load_reader", lambda _: 1 / 0)
     Image.new("RGB", (30, 20), "white").save(tmp_path / "g.png")
     sdedit.main(["--checkpoint", str(trained[0]), "--guide", str(tmp_path / "g.png"), "--n", "1",
                  "--out", str(tmp_path / "s.png")])
@@ -245,7 +243,7 @@ def test_the_chain_is_shortened_and_each_drawing_edited_n_times(trained, tmp_pat
     monkeypatch.setattr(sdedit, "STEPS", 4)
     monkeypatch.setattr(sdedit, "edit", lambda ddpm, model, guide, t_0, generator: (
         seen.append((ddpm.T, len(guide), t_0)), guide)[1])
-    monkeypatch.setattr(sdedit, "train_classifier", lambda *_: (lambda x: x.flatten(1)[:, :10], 1))
+    monkeypatch.setattr(sdedit, "load_reader", lambda _: lambda x: x.flatten(1)[:, :10])
     sdedit.main(["--checkpoint", str(trained[0]), "--n", "3", "--out",
                  str(tmp_path / "s.png")])
     assert seen == [(4, 30, t_0) for t_0 in range(5)]

@@ -13,7 +13,7 @@ import sample as core
 from papers import dps, super_resolution
 from papers.dps import pool
 from papers.kit import training
-from papers.super_resolution import LowUNet, around, conditional_loss, enlarge, sample, spread
+from papers.super_resolution import LowUNet, around, conditional_loss, distances, enlarge, sample
 from plumbing.checkpoint import read_checkpoint
 from train import L_simple
 from unet import UNet
@@ -215,17 +215,21 @@ def test_if_samples_are_exact_they_are_as_far_from_the_truth_as_from_each_other(
     truth, samples = (centre + 0.4 * torch.randn(n, B, 1, 4, 4, generator=noise(n))
                       for n in (1, K))
     error = ((samples - truth) ** 2).mean().item()
-    assert spread(samples).shape == (B,)
-    assert spread(samples).mean().item() == pytest.approx(2 * 0.16, rel=0.02)
     assert error == pytest.approx(2 * 0.16, rel=0.02)
+    to_truth, apart = distances(samples, truth[0])
+    assert to_truth == pytest.approx(apart, rel=0.02)
     assert ((samples.mean(0) - truth[0]) ** 2).mean().item() == pytest.approx(
         error * (1 + 1 / K) / 2, rel=0.02)
 
 
-def test_the_spread_is_that_of_all_pairs():
-    x = torch.randn(4, 3, 2, 2, 2, dtype=torch.float64)
-    pairs = [((x[i] - x[j]) ** 2).flatten(1).mean(1) for i in range(4) for j in range(i)]
-    torch.testing.assert_close(spread(x), torch.stack(pairs).mean(0))
+def test_distances_are_means_over_all_pairs_of_images():
+    x, x_0 = torch.randn(4, 3, 2, 2, 2), torch.randn(3, 2, 2, 2)
+    x[0] *= 5                                        # a root of the mean would be another number
+    pairs = [(x[i, k] - x[j, k]).square().mean().sqrt() for k in range(3)
+             for i in range(4) for j in range(i)]
+    to_truth = [(x[i, k] - x_0[k]).square().mean().sqrt() for k in range(3) for i in range(4)]
+    assert distances(x, x_0) == (pytest.approx(torch.stack(to_truth).mean().item()),
+                                 pytest.approx(torch.stack(pairs).mean().item()))
 
 
 def test_k_samples_of_each_low_in_order_from_one_generator():
@@ -314,7 +318,7 @@ def test_the_program_compares_enlargements(checkpoint, trained_once, tmp_path, c
     digit = torch.tensor([labels[i[0]], 9 - labels[i[1]], labels[i[2]]])         # two of three
     monkeypatch.setattr(super_resolution, "share_read_as",
                         lambda net, x, y: (digit == y).float().mean().item())
-    monkeypatch.setattr(super_resolution, "train_classifier", lambda *args: (True, 1.0))
+    monkeypatch.setattr(super_resolution, "load_reader", lambda device: True)
     capsys.readouterr()
     super_resolution.main(["--checkpoint", str(checkpoint), "--unconditional",
                            str(trained_once[0] / "checkpoint.pt"), "--n", "3", "--samples", "2",
@@ -354,11 +358,12 @@ def test_the_program_compares_enlargements(checkpoint, trained_once, tmp_path, c
         assert off == pytest.approx(squares.square().mean().sqrt().item(), abs=6e-4)
         assert "66.7% read as the true digit" in line
 
-    found = [float(n) for n in re.search(r"are ([\d.]+) from the truth \(RMS\) and ([\d.]+) from",
+    found = [float(n) for n in re.search(r"of ([\d.]+) from the truth and of ([\d.]+) from",
                                          out).groups()]
     both = torch.stack([rows["SR3"], rows["SR3, another"]])
-    assert found == pytest.approx([(both - x_0).square().mean().sqrt().item(),
-                                   (both[0] - both[1]).square().mean().sqrt().item()], abs=6e-4)
+    assert found == pytest.approx([
+        each.square().mean((-3, -2, -1)).sqrt().mean().item()
+        for each in (both - x_0, both[0] - both[1])], abs=6e-4)
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
