@@ -24,19 +24,8 @@ from data import to_uint8
 from papers.kit.analytic import eps_from_x_0
 from papers.kit.chain import ask, first_noise, horizon, noise_like, subsequence
 from papers.kit.judge import apart, nearest, rms
-from papers.kit.program import (
-    counted,
-    finish,
-    flags,
-    held_out,
-    program,
-    show,
-    show_lines,
-    show_rows,
-    shuffled,
-    start,
-    steps_of,
-)
+from papers.kit.program import (counted, finish, flags, held_out, program, show, show_lines,
+                                show_rows, shuffled, start, steps_of)
 from plumbing.cli import check_writable, file_name
 from plumbing.device import autocast
 from plumbing.pictures import save_grid

@@ -31,20 +31,11 @@ import train
 from papers import dps
 from papers.dps import pool
 from papers.kit.judge import apart, load_reader, psnr, readable, rms, share_read_as
-from papers.kit.program import (
-    chosen,
-    draw_panels,
-    finish,
-    flags,
-    held_out,
-    program,
-    start,
-    with_error,
-)
+from papers.kit.program import (chosen, draw_panels, finish, flags, held_out, program, start,
+                                with_error)
 from papers.kit.training import ASSETS, load_eps, train_eps
 from plumbing.cli import integer
-from sample import SHIPPED as UNCONDITIONAL
-from sample import batch_size, draw, load
+from sample import SHIPPED as UNCONDITIONAL, batch_size, draw, load
 from unet import UNet, initialise
 
 SHIPPED = ASSETS / "super_resolution.pt"

@@ -12,8 +12,7 @@ from test_ddpm import STRONG, coefficients, gaussian, strong
 import data
 import sample as core
 from ddpm import DDPM
-from papers import classifier_guidance as cg
-from papers import ddim
+from papers import classifier_guidance as cg, ddim
 from papers.classifier_guidance import Classifier, cross_entropy, gradient, guided, sample, step
 from papers.kit import training
 from papers.kit.analytic import Mixture

@@ -6,19 +6,8 @@ import torch
 
 import data
 from papers.kit import judge
-from papers.kit.judge import (
-    READERS,
-    apart,
-    diversity,
-    features,
-    frechet,
-    load_reader,
-    load_readers,
-    nearest,
-    psnr,
-    read,
-    rms,
-)
+from papers.kit.judge import (READERS, apart, diversity, features, frechet, load_reader,
+                              load_readers, nearest, psnr, read, rms)
 
 
 def test_apart_is_a_mean_over_images_and_rms_one_over_all_pixels():
