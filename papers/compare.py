@@ -96,7 +96,7 @@ SAMPLERS = {                                         # name: (sampler, its setti
     "predictor-corrector": (by_sde(score_sde.predictor_corrector, 2), BUDGETS),
     "ODE, Heun": (by_sde(score_sde.heun, 2), BUDGETS),
     "ODE, adaptive": (by_adaptive, TOLERANCES),
-    "annealed Langevin": (by_langevin, BUDGETS),
+    "annealed Langevin": (by_langevin, BUDGETS[1:]),           # ten levels, and one to end
 }
 
 
