@@ -23,7 +23,7 @@ COMMANDS = {                                         # of each program, but for 
     "variational_bound": f"{CORE} --n 32",
     "ddim": f"{CORE} --n 16",
     "pndm": CORE,
-    "improved_ddpm": "--simple assets/digits.pt --n 4",
+    "improved_ddpm": "--n 4",
     "score_sde": f"{CORE} --n 16",
     "ncsn": CORE,
     "compare": f"{CORE} --n 64",

@@ -4,7 +4,7 @@ Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models" (arX
 
     python -m papers.improved_ddpm train                     as train.py, with its flags: L_hybrid
     python -m papers.improved_ddpm train --objective vlb     L_vlb, with importance-sampled t
-    python -m papers.improved_ddpm [--checkpoint F] [--simple assets/digits.pt] [--n 64]
+    python -m papers.improved_ddpm [--checkpoint F] [--simple F] [--n 64]
 
 `train` fills runs/papers/improved_ddpm.  The last command scores held-out images with the learned
 and with the fixed variances, the latter under the network of --simple if that is given, in chains
