@@ -144,7 +144,9 @@ def run(args):
            for name, weight in content["ema"].items()}
     config = content["config"]
     if "out" in config:                              # nobody else has the folders it was made in
-        config |= {"out": f"runs/papers/{args.out.stem}", "data_dir": "data"}
+        usual = Path(config["out"]).parts[:1] == ("runs",)
+        config |= {"out": config["out"] if usual else f"runs/papers/{args.out.stem}",
+                   "data_dir": "data"}
     write_checkpoint({"config": config, "step": content["step"], "ema": ema}, args.out)
     print(f"wrote {args.out}, {args.out.stat().st_size:,} bytes")
 
