@@ -1,30 +1,110 @@
 """What the checks share: an independent process, and messages that say what is wrong and why.
 
+A check has two halves.  What is marked `theirs` runs the student's code, takes data and gives back
+data: tensors, numbers, words.  The check itself judges them, and a grader runs it in a process that
+the student's code never enters.
+
 Nothing here is taken from the modules under check.  The coefficients are computed in float64 and
 from their definitions; `Process` stands in for DDPM, so that a check of one function does not
 depend on any other that a student wrote.
 """
+import functools
+import inspect
+import math
+import numbers
 from types import SimpleNamespace
 
 import torch
+
+from .formula import Formula
 
 
 class Wrong(AssertionError):
     """An answer is not right; the message is for the student."""
 
 
+class Raised(Exception):
+    """The student's code raised: kinds are the names of the exception's class and of its bases."""
+
+    def __init__(self, kinds, text, place):
+        super().__init__(f"{kinds[0]}: {text} ({place})")
+        self.kinds, self.text, self.place = kinds, str(text), place
+
+
+class Odd(str):
+    """What is no data: the name of its type."""
+
+
+def theirs(probe):
+    """Mark a function that runs the student's code: called with a student, it runs where that is.
+
+    Its arguments, and what it returns, are data.  Tensors among the arguments must be after it as
+    they were before.  Random numbers are seeded with the student's seed.
+    """
+    @functools.wraps(probe)
+    def ask(student, *args, **kwargs):
+        bound = inspect.signature(probe).bind(student, *args, **kwargs)
+        bound.apply_defaults()
+        return student.ask(probe, list(bound.arguments.values())[1:])
+    return ask
+
+
+def answer(probe, student, args):
+    """Run the student's half of a check here, and return data."""
+    names, before = list(inspect.signature(probe).parameters)[1:], [
+        each.clone() if isinstance(each, torch.Tensor) else None for each in args]
+    torch.manual_seed(student.seed)
+    got = plain(probe(student, *args))
+    for name, was, now in zip(names, before, args, strict=True):
+        if was is not None and not torch.equal(was, now):
+            raise Wrong(f"{name} was changed in place. Compute a new tensor: what a function is "
+                        "given belongs to whoever gave it.")
+    return got
+
+
+def plain(value):
+    """Turn what a probe returned into data: no gradients, no other classes, nothing shared."""
+    if isinstance(value, torch.Tensor):
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            return Odd(f"{value.layout} tensor on {value.device}")
+        return value.detach().cpu().as_subclass(torch.Tensor).clone().resolve_conj().resolve_neg()
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, dict):
+        return {str(name): plain(each) for name, each in value.items()}
+    if value is None or type(value) in (bool, int, float, str, Odd):
+        return value
+    return Odd(f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins."))
+
+
 def coefficients(beta):
     """Return {name: (T + 1,) float64} of beta_1..beta_T, by the definitions of sec. 2."""
     beta = [0.0] + [float(b) for b in beta]
-    alpha_bar, product = [], 1.0
-    for b in beta:
-        product *= 1 - b
-        alpha_bar.append(product)
+    alpha_bar = [math.prod(1 - b for b in beta[:t + 1]) for t in range(len(beta))]
     tilde = [0.0] + [(1 - alpha_bar[t - 1]) / (1 - alpha_bar[t]) * beta[t]
                      for t in range(1, len(beta))]
     values = {"beta": beta, "alpha": [1 - b for b in beta], "alpha_bar": alpha_bar,
               "one_minus_alpha_bar": [1 - a for a in alpha_bar], "beta_tilde": tilde}
     return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+
+def formula(text, beta, t, **variables):
+    """Make a `Formula` with alpha_bar_t, alpha_bar_{t-1} (`before`), alpha_t and beta_t.
+
+    t: int, or (B,) times of variables (B, ...); times are moved to 0..T where a slip leaves it.
+    """
+    c, dim = coefficients(beta), max([1, *(value.dim() for value in variables.values()
+                                           if isinstance(value, torch.Tensor))])
+    t = torch.as_tensor(t)
+
+    def at(shift):
+        def value(name, back=0):
+            found = c[name][(t + shift - back).clamp(0, len(beta))]
+            return found.reshape([-1] + [1] * (dim - 1)) if t.dim() else found
+        return {"alpha_bar": value("alpha_bar"), "before": value("alpha_bar", 1),
+                "alpha": value("alpha"), "beta": value("beta")}
+    return Formula(text, at, **{name: value.double() if isinstance(value, torch.Tensor) else value
+                                for name, value in variables.items()})
 
 
 class Process:
@@ -138,37 +218,68 @@ def same(one, two):
     return one.shape == two.shape and close(one, two, 1e-4, 1e-5)
 
 
-def expect(got, expected, what, mistakes=(), rtol=1e-4, atol=1e-5):
+def tensor(got, what, shape=None, dtype=None):
+    """Raise Wrong unless got is a tensor of that shape and dtype; return it."""
+    if got is None:
+        raise Wrong(f"{what}: nothing was returned. Is there a `return`?")
+    if not isinstance(got, torch.Tensor):
+        kind = got if isinstance(got, Odd) else type(got).__name__
+        hint = ": torch.as_tensor makes one of it" if kind.startswith("numpy") else ""
+        raise Wrong(f"{what}: expected a torch.Tensor, got {kind}{hint}")
+    if shape is not None and got.shape != tuple(shape):
+        raise Wrong(f"{what}: expected the shape {tuple(shape)}, got {tuple(got.shape)}")
+    if dtype is not None and got.dtype != dtype:
+        raise Wrong(f"{what}: expected {dtype}, got {got.dtype}")
+    return got
+
+
+def expect(got, expected, what, mistakes=(), rtol=1e-4, atol=1e-5, dtype=None):
     """Raise Wrong unless got is expected; name the mistake whose result it is, if it is one.
 
     Args:
-        got: what the student's function returned.
-        expected: tensor or number, from a closed form.
+        got: what the student's function returned, as data.
+        expected: tensor or number, from a closed form; or a `Formula`, whose slips are mistakes.
         what: the quantity and its equation.
-        mistakes: pairs (what was done wrong, the result of that).
+        mistakes: pairs (what was done wrong, the result of that), tried before those slips.
+        dtype: which it must have, if that matters.
     """
-    exact = torch.float64 if isinstance(expected, float) else None
-    expected = torch.as_tensor(expected, dtype=exact)
-    if got is None:
-        raise Wrong(f"{what}: nothing was returned. Is there a `return`?")
-    if not isinstance(got, torch.Tensor) and expected.dim():
-        raise Wrong(f"{what}: expected a tensor, got {type(got).__name__}")
-    got = torch.as_tensor(got).detach()
-    if got.shape != expected.shape:
-        raise Wrong(f"{what}: expected the shape {tuple(expected.shape)}, got {tuple(got.shape)}")
+    slips = ()
+    if isinstance(expected, Formula):
+        expected, slips = expected.value, expected.slips()
+    expected = torch.as_tensor(expected, dtype=torch.float64 if isinstance(expected, float)
+                               else None)
+    if isinstance(got, numbers.Real) and not expected.dim():
+        got = torch.tensor(got)
+    got = tensor(got, what, expected.shape)
     if not got.double().isfinite().all():
         raise Wrong(f"{what}: expected {show(expected)}, got numbers that are not finite")
-    if close(got, expected, rtol, atol):
-        return
-    # A mistake counts only if it can be told from the right answer.
-    for name, result in mistakes:
-        result = torch.as_tensor(result)
-        if result.shape == got.shape and close(got, result, rtol, atol) \
-                and not close(result, expected, rtol, atol):
-            raise Wrong(f"{what}: {both(got, expected)}. This is what you get {name}.")
-    raise Wrong(f"{what}: {both(got, expected)}")
+    if not close(got, expected, rtol, atol):
+        # A mistake counts only if it can be told from the right answer.
+        for name, result in (*mistakes, *slips):
+            result = torch.as_tensor(result)
+            if result.shape == got.shape and close(got, result, rtol, atol) \
+                    and not close(result, expected, rtol, atol):
+                raise Wrong(f"{what}: {both(got, expected)}. This is what you get {name}.")
+        raise Wrong(f"{what}: {both(got, expected)}")
+    tensor(got, what, dtype=dtype)
 
 
 def demand(condition, message):
     if not condition:
         raise Wrong(message)
+
+
+def refused(ask, what, *kinds):
+    """Raise Wrong unless ask(), a call of the student's code, raises one of these exceptions.
+
+    kinds: their names; ValueError unless told.  Check first that what is allowed is done: code that
+    refuses everything must not pass.
+    """
+    kinds = kinds or ("ValueError",)
+    try:
+        ask()
+    except Raised as error:
+        if not set(kinds) & set(error.kinds):
+            raise Wrong(f"{what}: expected a {kinds[0]}, got {error}") from None
+        return
+    raise Wrong(f"{what}, was accepted. Raise a {kinds[0]}.")

@@ -3,7 +3,7 @@ import importlib
 import os
 import traceback
 
-from .kit import Wrong
+from .kit import Raised, Wrong, answer
 
 PLACES = {"schedules": "schedules", "ddpm": "ddpm", "unet": "unet", "train": "train",
           "run": "plumbing.run", "analytic": "papers.kit.analytic", "plane": "papers.kit.plane",
@@ -27,6 +27,20 @@ class Student:
             raise AttributeError(name)
         return importlib.import_module(PLACES.get(name, f"exercises.hunt.{name}"))
 
+    def ask(self, probe, args):
+        """Run the student's half of a check, see `kit.theirs`, in this process.
+
+        Raises:
+            Wrong, Raised
+        """
+        try:
+            return answer(probe, self, args)
+        except (Wrong, Raised):
+            raise
+        except (Exception, SystemExit) as error:     # of the student's code: anything
+            kinds = [each.__name__ for each in type(error).__mro__]
+            raise Raised(kinds, error, place(error)) from None
+
 
 def names(number, variant=0):
     """List the checks of an exercise, in order; `kit.only` leaves some to one variant."""
@@ -48,11 +62,15 @@ def run(number, name, student):
         getattr(checks(number), name)(student)
     except Wrong as error:
         return str(error)
-    except NotImplementedError as error:
-        return f"not written yet: {error}"
-    except (Exception, SystemExit) as error:         # of the student's code: anything
-        return f"{type(error).__name__}: {error} ({place(error)}, while {said(name)})"
+    except Raised as error:
+        return (f"not written yet: {error.text}" if error.kinds[0] == "NotImplementedError" else
+                f"{error}, while {said(name)}")
     return None
+
+
+def score(minutes, passed, checks):
+    """Return the points of an exercise: as many as its minutes, in the share of passed checks."""
+    return round(minutes * passed / checks, 1)
 
 
 def place(error):
@@ -61,7 +79,7 @@ def place(error):
     own = [frame for frame in traceback.extract_tb(error.__traceback__)
            if not any(part in frame.filename for part in others)]
     return (f"in your code, {os.path.basename(own[-1].filename)}, line {own[-1].lineno}" if own else
-            "in the check, from what your code returned")
+            "when the check called it")
 
 
 def said(name):

@@ -66,6 +66,26 @@ def test_mistakes_are_rejected_and_named(number, function, body, words, monkeypa
     assert missed(words, number, {function: body}) == []
 
 
+NOTHING = ("pass", 'raise ValueError("no")', "return {first}", "return {last}",
+           "return torch.zeros(4, 2)")
+
+
+@pytest.mark.parametrize("number, variant", [(number, variant) for number, variant in EVERY
+                                             if not EXERCISES[number]["edit"]])
+@pytest.mark.parametrize("body", NOTHING)
+def test_nothing_earns_nothing(number, variant, body):
+    bodies = {}
+    for name in make.exercises(variant)[number].blanks:
+        file, function = make.locate(name)
+        node = make.functions(make.source_of(f"{file}.py", variant))[function]
+        names = [arg.arg for arg in node.args.args if arg.arg != "self"] or ["self"]
+        bodies[name] = body.format(first=names[0], last=names[-1])
+        if "torch" in body:
+            bodies[name] = f"import torch\n{bodies[name]}"
+    passed = set(run.names(number, variant)) - set(failures(number, bodies, variant))
+    assert not passed
+
+
 @pytest.mark.parametrize("variant", make.VARIANTS)
 def test_a_loss_is_not_blamed_for_its_draw_t_nor_a_draw_t_for_its_loss(variant):
     first, *others = run.names(6, variant)
