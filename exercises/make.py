@@ -10,6 +10,7 @@ other functions take the place of some (see exercises/variants/), and other ques
 """
 import ast
 import shutil
+import textwrap
 from pathlib import Path
 
 from exercises.hint import TEXTS, sections
@@ -136,6 +137,23 @@ def override(source, other):
     return source
 
 
+def put(source, name, text):
+    """Return the source of a module with a function, as a student wrote it, in its place.
+
+    name: as "DDPM.q_sample"; "" where the text is the whole module.
+
+    Raises:
+        ValueError: the text is not that function.
+    """
+    of, _, own = name.rpartition(".")
+    defined = functions(text := textwrap.dedent(text))
+    if not name:
+        return text
+    if own not in defined or name not in functions(source):
+        raise ValueError(f"there is no {own} in it")
+    return override(source, f"class {of}:\n{textwrap.indent(text, '    ')}" if of else text)
+
+
 def variant_of(file, variant):
     """Return the source of what a variant puts into a file; for most it is nothing."""
     path = ROOT / "exercises" / "variants" / str(variant) / file
@@ -196,7 +214,7 @@ def write(path, text):
     path.write_text(text, encoding="utf-8", newline="")          # with the ends of lines it has
 
 
-def make(chosen, out, solutions=False, variant=0):
+def make(chosen, out, solutions=False, variant=0, grader=False):
     """Write a handout.
 
     Args:
@@ -204,6 +222,7 @@ def make(chosen, out, solutions=False, variant=0):
         out: Path of the new folder.
         solutions: leave the answers in, and add RUBRIC.md: the teacher's copy.
         variant: 0, 1 or 2.
+        grader: add what only exercises.grade needs.
 
     Raises:
         ValueError: out exists and is not empty.
@@ -232,6 +251,8 @@ def make(chosen, out, solutions=False, variant=0):
             elif not solutions:
                 write(path, blank(path.read_text(encoding="utf-8"), function, exercise))
     copy_checks(chosen, out, variant)
+    if grader:
+        shutil.copy(ROOT / "exercises" / "checks" / "worker.py", out / "checks")
     write(out / "pyproject.toml", PYPROJECT)
     write(out / "README.md", readme(chosen, asked & overridden("ddpm.py", variant)))
     if solutions:

@@ -70,7 +70,8 @@ def run(number, name, student):
 
 def score(minutes, passed, checks):
     """Return the points of an exercise: as many as its minutes, in the share of passed checks."""
-    return round(minutes * passed / checks, 1)
+    points = round(minutes * passed / checks, 1)
+    return int(points) if points == int(points) else points
 
 
 def place(error):
