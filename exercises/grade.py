@@ -9,8 +9,8 @@ The student's functions run in a process for each exercise, which is asked for w
 what is right and what it counts is known in this process only, which never runs them.  --seed gives
 the checks numbers that no student has seen.
 
-What such a process does besides is not watched: it has the rights of whoever grades.  --inside
-starts it in a container; README says how.
+What such a process does besides is for a container to keep in bounds: bubblewrap if it is there, or,
+for root, another user; a line says if there is neither.
 """
 import csv
 import json
@@ -55,8 +55,7 @@ class Remote(run.Student):
                                                     "SYSTEMROOT") if name in os.environ}
         with open(folder / "stderr.txt", "w") as stderr:
             self.process = subprocess.Popen(
-                [*(part.replace("{}", str(folder)) for part in shlex.split(args.inside)),
-                 sys.executable, "-m", "checks.worker", *map(str, (number, args.seed, args.memory))],
+                [*args.inside(folder), sys.executable, "-m", "checks.worker", *map(str, (number, args.seed, args.memory))],
                 cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
                 env={**keep, "OMP_NUM_THREADS": "1", "TMPDIR": str(scratch)}, encoding="utf-8",
                 errors="replace", start_new_session=True)
@@ -110,6 +109,36 @@ class Remote(run.Student):
         except OSError:
             pass
         self.process.wait()
+
+
+def isolated(args):
+    """Return a function of a folder: what to put before a command that runs in it."""
+    def told(folder):
+        return [part.replace("{}", str(folder)) for part in shlex.split(args.inside)]
+
+    def bubblewrap(folder):                          # no network, nothing to write to or to look at
+        kept = [path for path in (sys.prefix, sys.base_prefix) for path in ("--ro-bind", path, path)]
+        there = args.submissions.resolve()
+        hidden = [str(each) for each in (make.ROOT, there if there.is_dir() else there.parent)]
+        return ["bwrap", "--ro-bind", "/", "/", *(part for each in hidden for part in (
+                    "--tmpfs", each)), "--tmpfs", "/tmp", *kept, "--bind", str(folder), str(folder),
+                "--dev", "/dev", "--proc", "/proc", "--unshare-all", "--die-with-parent"]
+
+    def nobody(folder):                              # nothing to write to
+        return ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"]
+
+    if args.inside is not None:
+        return told
+    with tempfile.TemporaryDirectory() as folder:
+        for way in bubblewrap, nobody:
+            try:
+                if not subprocess.run([*way(folder), sys.executable, "-c", "import torch"],
+                                      capture_output=True).returncode:
+                    return way
+            except OSError:                          # there is no such program
+                pass
+    print("what is graded runs with your rights here: install bubblewrap, or see README")
+    return lambda folder: []
 
 
 def grade(files, chosen, args):
@@ -169,8 +198,7 @@ def grade_all(args):
     if not there:
         raise ValueError(f"nothing was handed in in {args.submissions}")
     check_writable(args.json or args.csv)
-    if not args.inside:
-        print("what is graded runs with your rights; --inside starts it in a container")
+    args.inside = isolated(args)
     total, rows, results = sum(exercise.minutes for exercise in chosen), [], {}
     with ThreadPoolExecutor(args.jobs) as pool:
         for who, result in zip(there, pool.map(lambda files: grade(files, chosen, args),
@@ -222,8 +250,8 @@ def main(argv=None):
                         help="seconds for an answer; exercise 9 has a limit of its own (60)")
     parser.add_argument("--memory", type=integer(1), default=4, help="gigabytes, on Linux (4)")
     parser.add_argument("--jobs", type=integer(1), default=1, help="graded at the same time (1)")
-    parser.add_argument("--inside", default="", metavar="COMMAND", help="put before the command "
-                        "that runs what was handed in; {} in it is the folder of that")
+    parser.add_argument("--inside", metavar="COMMAND", help="of a container of your own: it is put "
+                        "before the command that runs what was handed in, {} is the folder of that")
     args = parser.parse_args(argv)
     with one_line_errors("exercises.grade"):
         grade_all(args)

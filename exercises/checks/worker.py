@@ -12,7 +12,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import matplotlib.figure  # noqa: F401                 what writes caches when it is first used
 import torch
 
 from . import run
