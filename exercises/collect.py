@@ -206,7 +206,7 @@ class Taken:
     def write_down(self):
         """Read the answers in writing."""
         for name, content in self.files.items():
-            if PurePosixPath(name).name.lower().endswith("answers.md") and isinstance(content, bytes):
+            if name.lower().endswith("answers.md") and isinstance(content, bytes):
                 self.used.add(name)
                 for title, text in sections(content.decode("utf-8", "replace")).items():
                     self.answer(title, text.partition("Your answer:")[2])

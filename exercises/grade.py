@@ -9,8 +9,8 @@ The student's functions run in a process for each exercise, which is asked for w
 what is right and what it counts is known in this process only, which never runs them.  --seed gives
 the checks numbers that no student has seen.
 
-What such a process does besides is for a container to keep in bounds: bubblewrap if it is there, or,
-for root, another user; a line says if there is neither.
+What such a process does besides is for a container to keep in bounds: bubblewrap if it is there,
+or, for root, another user; a line says if there is neither.
 """
 import csv
 import json
@@ -35,6 +35,7 @@ from plumbing.files import replacing
 
 LONGEST = 2000                                       # characters of a remark
 START = 300                                          # seconds that importing torch may take
+KEPT = "PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT"      # of the surroundings
 ANSWER = 2 ** 28                                     # characters of an answer
 
 
@@ -51,11 +52,11 @@ class Remote(run.Student):
         scratch = folder / f"scratch{number}"
         scratch.mkdir()
         scratch.chmod(0o777)
-        keep = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH",
-                                                    "SYSTEMROOT") if name in os.environ}
+        keep = {name: value for name, value in os.environ.items() if name in KEPT}
         with open(folder / "stderr.txt", "w") as stderr:
             self.process = subprocess.Popen(
-                [*args.inside(folder), sys.executable, "-m", "checks.worker", *map(str, (number, args.seed, args.memory))],
+                [*args.inside(folder), sys.executable, "-m", "checks.worker",
+                 *map(str, (number, args.seed, args.memory))],
                 cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
                 env={**keep, "OMP_NUM_THREADS": "1", "TMPDIR": str(scratch)}, encoding="utf-8",
                 errors="replace", start_new_session=True)
@@ -251,7 +252,7 @@ def main(argv=None):
     parser.add_argument("--memory", type=integer(1), default=4, help="gigabytes, on Linux (4)")
     parser.add_argument("--jobs", type=integer(1), default=1, help="graded at the same time (1)")
     parser.add_argument("--inside", metavar="COMMAND", help="of a container of your own: it is put "
-                        "before the command that runs what was handed in, {} is the folder of that")
+                        "before the command that runs what was handed in; {} is the folder")
     args = parser.parse_args(argv)
     with one_line_errors("exercises.grade"):
         grade_all(args)
