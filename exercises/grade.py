@@ -118,12 +118,12 @@ def isolated(args):
         return [part.replace("{}", str(folder)) for part in shlex.split(args.inside)]
 
     def bubblewrap(folder):                          # no network, nothing to write to or to look at
-        kept = [path for path in (sys.prefix, sys.base_prefix) for path in ("--ro-bind", path, path)]
         there = args.submissions.resolve()
-        hidden = [str(each) for each in (make.ROOT, there if there.is_dir() else there.parent)]
-        return ["bwrap", "--ro-bind", "/", "/", *(part for each in hidden for part in (
-                    "--tmpfs", each)), "--tmpfs", "/tmp", *kept, "--bind", str(folder), str(folder),
-                "--dev", "/dev", "--proc", "/proc", "--unshare-all", "--die-with-parent"]
+        hidden = make.ROOT, there if there.is_dir() else there.parent, "/tmp"
+        return ["bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/",
+                *(str(part) for path in hidden for part in ("--tmpfs", path)),
+                *(part for path in (sys.prefix, sys.base_prefix) for part in ("--ro-bind", path, path)),
+                "--bind", str(folder), str(folder), "--dev", "/dev", "--proc", "/proc", "--"]
 
     def nobody(folder):                              # nothing to write to
         return ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"]

@@ -340,3 +340,26 @@ def test_wrong_arguments_end_in_one_line(tmp_path, capsys):
 def test_what_a_student_wrote_is_no_formula():
     assert grade.safe("=HYPERLINK()") == "'=HYPERLINK()" and grade.safe("ada") == "ada"
     assert grade.safe(-1) == -1
+
+
+def works(*command):
+    try:
+        return not subprocess.run(command, capture_output=True).returncode
+    except OSError:
+        return False
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not works("bwrap", "--ro-bind", "/", "/", "--unshare-all", "--", "true"),
+                    reason="bubblewrap is not installed, or may not run")
+def test_in_bubblewrap_a_submission_sees_nothing_and_writes_nowhere(tmp_path):
+    home = tmp_path / "in" / "ada" / "ddpm.py"
+    tries = (f"open({str(home)!r})", f"open({str(make.ROOT / 'ddpm.py')!r})",
+             "__import__('socket').create_connection(('1.1.1.1', 80), 2)",
+             "open(__import__('os').path.expanduser('~/mine'), 'w')")
+    submit(tmp_path / "in" / "ada")
+    submit(tmp_path / "in" / "eve", q_sample=f"for each in {tries!r}:\n    try:\n        eval(each)\n"
+           "    except OSError:\n        continue\n    return x_0\nopen('mine', 'w')\nraise KeyError")
+    rows = grades(tmp_path, only=["2"])
+    assert points(rows["ada"]) == [20]
+    assert "KeyError" in rows["eve"]["remarks"] and "returned" not in rows["eve"]["remarks"]
