@@ -119,10 +119,11 @@ def isolated(args):
 
     def bubblewrap(folder):                          # no network, nothing to write to or to look at
         there = args.submissions.resolve()
-        hidden = make.ROOT, there if there.is_dir() else there.parent, "/tmp"
+        kept, hidden = (sys.prefix, sys.base_prefix), (
+            make.ROOT, there if there.is_dir() else there.parent, "/tmp")
         return ["bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/",
                 *(str(part) for path in hidden for part in ("--tmpfs", path)),
-                *(part for path in (sys.prefix, sys.base_prefix) for part in ("--ro-bind", path, path)),
+                *(part for path in kept for part in ("--ro-bind", path, path)),
                 "--bind", str(folder), str(folder), "--dev", "/dev", "--proc", "/proc", "--"]
 
     def nobody(folder):                              # nothing to write to
