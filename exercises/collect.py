@@ -114,7 +114,7 @@ def loose(name, wanted):
     path = PurePosixPath(name)
     file = called(name, wanted)
     stem = PurePosixPath(file).stem if file else "exercises" if path.suffix == ".ipynb" else ""
-    place = path.stem.lower().rfind(stem) if stem else 0
+    place = max(0, path.stem.lower().rfind(stem)) if stem else 0
     who = re.sub(r"(_LATE)?(_\d+)(_\d+)?$", r"\2", path.stem[:place].strip(" _-"))
     return (who, name[place:]) if who else (path.stem, name)
 

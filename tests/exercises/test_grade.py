@@ -84,7 +84,7 @@ def test_the_names_that_course_systems_give_are_read(tmp_path):
     content = those_of(submit(tmp_path / "one"))
     names = {"doejane_12345_ddpm.py": "doejane_12345", "roe_LATE_23_456_ddpm-1.py": "roe_23",
              "roe_23_457_schedules.py": "roe_23", "kim.py": "kim", "Poe, Max - ddpm (2).py":
-             "Poe, Max", "ddpm_lee.py": "ddpm_lee", "essay.pdf": "essay",
+             "Poe, Max", "ddpm_lee.py": "ddpm_lee", "sue.ipynb": "sue", "roe_23_exercises.ipynb": "roe_23", "essay.pdf": "essay",
              "hw1_mia_attempt_2026-01-02_schedules.py": "hw1_mia_attempt_2026-01-02"}
     (tmp_path / "in" / "empty").mkdir(parents=True)
     for name in names:
@@ -358,9 +358,16 @@ def test_in_bubblewrap_a_submission_sees_nothing_and_writes_nowhere(tmp_path):
     tries = (f"open({str(home)!r})", f"open({str(make.ROOT / 'ddpm.py')!r})",
              "__import__('socket').create_connection(('1.1.1.1', 80), 2)",
              "open(__import__('os').path.expanduser('~/mine'), 'w')")
+    body = f"""for each in {tries!r}:
+    try:
+        eval(each)
+    except OSError:
+        continue
+    return x_0
+open("mine", "w")
+raise KeyError"""
     submit(tmp_path / "in" / "ada")
-    submit(tmp_path / "in" / "eve", q_sample=f"for each in {tries!r}:\n    try:\n        eval(each)\n"
-           "    except OSError:\n        continue\n    return x_0\nopen('mine', 'w')\nraise KeyError")
+    submit(tmp_path / "in" / "eve", q_sample=body)
     rows = grades(tmp_path, only=["2"])
     assert points(rows["ada"]) == [20]
     assert "KeyError" in rows["eve"]["remarks"] and "returned" not in rows["eve"]["remarks"]
