@@ -84,7 +84,8 @@ def test_the_names_that_course_systems_give_are_read(tmp_path):
     content = those_of(submit(tmp_path / "one"))
     names = {"doejane_12345_ddpm.py": "doejane_12345", "roe_LATE_23_456_ddpm-1.py": "roe_23",
              "roe_23_457_schedules.py": "roe_23", "kim.py": "kim", "Poe, Max - ddpm (2).py":
-             "Poe, Max", "ddpm_lee.py": "ddpm_lee", "sue.ipynb": "sue", "roe_23_exercises.ipynb": "roe_23", "essay.pdf": "essay",
+             "Poe, Max", "ddpm_lee.py": "ddpm_lee",
+             "sue.ipynb": "sue", "roe_23_exercises.ipynb": "roe_23", "essay.pdf": "essay",
              "hw1_mia_attempt_2026-01-02_schedules.py": "hw1_mia_attempt_2026-01-02"}
     (tmp_path / "in" / "empty").mkdir(parents=True)
     for name in names:
