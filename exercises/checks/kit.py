@@ -102,7 +102,8 @@ def formula(text, beta, t, **variables):
             found = c[name][(t + shift - back).clamp(0, len(beta))]
             return found.reshape([-1] + [1] * (dim - 1)) if t.dim() else found
         return {"alpha_bar": value("alpha_bar"), "before": value("alpha_bar", 1),
-                "alpha": value("alpha"), "beta": value("beta")}
+                "alpha": value("alpha"), "beta": value("beta"),
+                "alpha_before": value("alpha", 1), "beta_before": value("beta", 1)}
     return Formula(text, at, **{name: value.double() if isinstance(value, torch.Tensor) else value
                                 for name, value in variables.items()})
 
