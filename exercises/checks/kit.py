@@ -161,6 +161,11 @@ class Process:
             x_t = self.posterior_mean(x_0_hat, x_t, t) + self.sigma[t] * z
         return x_t
 
+    def to(self, device):
+        for name, value in vars(self).items():
+            setattr(self, name, value.to(device) if isinstance(value, torch.Tensor) else value)
+        return self
+
     @classmethod
     def of(cls, beta, DDPM, *names, variance="beta"):
         methods = {name: DDPM.__dict__[name] for name in names}
@@ -225,6 +230,7 @@ def tensor(got, what, shape=None, dtype=None):
         raise Wrong(f"{what}: nothing was returned. Is there a `return`?")
     if not isinstance(got, torch.Tensor):
         kind = got if isinstance(got, Odd) else type(got).__name__
+        kind = "a tuple or a list" if kind == "list" else kind
         hint = ": torch.as_tensor makes one of it" if kind.startswith("numpy") else ""
         raise Wrong(f"{what}: expected a torch.Tensor, got {kind}{hint}")
     if shape is not None and got.shape != tuple(shape):
@@ -284,3 +290,16 @@ def refused(ask, what, *kinds):
             raise Wrong(f"{what}: expected a {kinds[0]}, got {error}") from None
         return
     raise Wrong(f"{what}, was accepted. Raise a {kinds[0]}.")
+
+
+def on_meta(ask, what, hint):
+    """Raise Wrong unless ask(), a call of the student's code, stays on the device meta.
+
+    That stands for a GPU, and holds no numbers: whoever must look at some is not judged.
+    """
+    try:
+        got = ask()
+        stays = isinstance(got, Odd) and got.endswith(" meta")
+    except Raised as error:
+        stays = "expected device" not in error.text
+    demand(stays, f"{what}: what it makes is on the CPU, whatever device it is given. {hint}")

@@ -92,7 +92,8 @@ TIMES, LOSS = "ddpm.DDPM.draw_t", "ddpm.DDPM.loss"
 STEP, GUESS = "ddpm.DDPM.posterior_sample", "ddpm.DDPM.estimate_x_0"
 SAMPLE = "ddpm.DDPM.sample"
 
-COSINE_BODY = """t = torch.arange(T + 1, dtype=torch.float64)
+NO_CHAIN = 'if T < 1:\n    raise ValueError("no chain")\n'
+COSINE_BODY = NO_CHAIN + """t = torch.arange(T + 1, dtype=torch.float64)
 f = torch.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
 alpha_bar = f / f[0]
 return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max)"""
@@ -201,10 +202,10 @@ x = torch.lerp(a, b, weights)
 for s in range(t, 0, -1):
     x = ddpm.p_sample(model, x, s, clip=clip, generator=g)
 return x"""}),
-    (1, {SCHEDULE: "i = torch.arange(T, dtype=torch.float64)\n"
+    (1, {SCHEDULE: NO_CHAIN + "i = torch.arange(T, dtype=torch.float64)\n"
                    "return beta_1 + (beta_T - beta_1) * i / max(T - 1, 1)"}),
     (1, {COSINE: COSINE_BODY}),
-    (1, {COSINE: """def bar(t):
+    (1, {COSINE: NO_CHAIN + """def bar(t):
     return math.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
 return torch.tensor([min(1 - bar(t) / bar(t - 1), beta_max) for t in range(1, T + 1)],
                     dtype=torch.float64)"""}),
@@ -564,8 +565,9 @@ WRONG += [
 SCORE_X_0, MEAN_SCORE = "papers.kit.analytic.score_from_x_0", "papers.kit.analytic.mean_from_score"
 V, X_0_V, EPS_V, SCORE_V = (f"papers.kit.analytic.{name}" for name in (
     "v_from_eps", "x_0_from_v", "eps_from_v", "score_from_v"))
-SQUARES = "return torch.linspace(beta_1 ** .5, beta_T ** .5, T, dtype=torch.float64) ** 2"
-SCALED = """if 1000 / T * beta_T >= 1:
+SQUARES = NO_CHAIN + \
+    "return torch.linspace(beta_1 ** .5, beta_T ** .5, T, dtype=torch.float64) ** 2"
+SCALED = NO_CHAIN + """if 1000 / T * beta_T >= 1:
     raise ValueError("too short")
 return 1000 / T * torch.linspace(beta_1, beta_T, T, dtype=torch.float64)"""
 X_0_LOSS = swap(LOSS_BODY, "t) - eps", "t) - x_0")
@@ -593,7 +595,7 @@ SCORE_V_BODY = """a = at(ddpm.alpha_bar, t, x_t)
 return -x_t - (a / (1 - a)) ** 0.5 * v"""
 
 RIGHT_IN_VARIANT = [
-    (1, 1, {SCHEDULE: "i = torch.arange(T, dtype=torch.float64) / max(T - 1, 1)\n"
+    (1, 1, {SCHEDULE: NO_CHAIN + "i = torch.arange(T, dtype=torch.float64) / max(T - 1, 1)\n"
                       "return (beta_1 ** 0.5 * (1 - i) + beta_T ** 0.5 * i) ** 2"}),
     (1, 1, {SCHEDULE: SQUARES}),
     (2, 1, {SCHEDULE: SCALED}),
@@ -627,7 +629,7 @@ WRONG_IN_VARIANT = [                                 # the public answer to vari
     (1, 1, SCHEDULE, swap(SQUARES, "return ", "return 1 - "), "that is alpha"),
     (2, 1, SCHEDULE, "return torch.linspace(beta_1, beta_T, T, dtype=torch.float64)",
      "factor 1000 / T is left out"),
-    (2, 1, SCHEDULE, SCALED.split("\n", 2)[2], "no variance below 1"),
+    (2, 1, SCHEDULE, NO_CHAIN + SCALED.split("\n", 4)[4], "no variance below 1"),
     (2, 1, SCHEDULE, swap(SCALED, "T, dtype=torch.float64)", "T + 1, dtype=torch.float64)[:-1]"),
      "beta_T itself is left out"),
     (2, 1, SCHEDULE, SCALED + ".flip(0)", "beta_T comes first"),
