@@ -51,7 +51,7 @@ def cosine(T=1000, s=0.008, beta_max=0.999):
         ("beta_max is always 0.999", beta(alpha_bar, 0.999)),
         ("alpha_bar is clipped instead of beta", beta(alpha_bar.clamp(min=1 - beta_max), 1.0)),
         ("alpha_bar_{t-1} - alpha_bar_t is not divided", alpha_bar[:-1] - alpha_bar[1:]),
-        ("1 - beta is returned: that is alpha", (alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max))]
+        ("1 - beta is returned: that is alpha", (1 - beta(alpha_bar, 1.0)).clamp(max=beta_max))]
 
 
 def check(student, name, *arguments, end=None):

@@ -118,6 +118,10 @@ def is_root(node):
         isinstance(node.right, ast.Constant) and node.right.value == 0.5
 
 
+def is_product(node):
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)
+
+
 def unrooted(node):
     return node.left
 
@@ -136,6 +140,11 @@ def misreadings(node):
         return lambda node: ast.BinOp(node.left, op(), node.right)
 
     left, right = said(node.left), said(node.right)
+    if isinstance(node.op, (ast.Add, ast.Sub)) and is_product(node.left) and is_product(node.right):
+        one, two = node.left.left, node.right.left
+        yield (f"the factors {said(one)} and {said(two)} are exchanged", lambda node: ast.BinOp(
+            ast.BinOp(two, ast.Mult(), node.left.right), node.op,
+            ast.BinOp(one, ast.Mult(), node.right.right)))
     if isinstance(node.op, ast.Add):
         yield f"{right} is subtracted and not added", with_op(ast.Sub)
         yield f"{right} is left out", lambda node: node.left
