@@ -292,7 +292,7 @@ def refused(ask, what, *kinds):
     raise Wrong(f"{what}, was accepted. Raise a {kinds[0]}.")
 
 
-def on_meta(ask, what, hint="Make tensors where x_t is: device=x_t.device."):
+def on_meta(ask, what, hint="Give device= to what makes it."):
     """Raise Wrong unless ask(), a call of the student's code, stays on the device meta.
 
     That stands for a GPU, and holds no numbers: whoever must look at some is not judged.

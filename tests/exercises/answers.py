@@ -126,7 +126,7 @@ EMB, BLOCK = "unet.timestep_embedding", "unet.ResidualBlock.forward"
 EMB_BODY = """if dim < 4:
     raise ValueError("too few")
 n = dim // 2
-w = torch.tensor([10000 ** (-i / (n - 1)) for i in range(n)])
+w = torch.tensor([10000 ** (-i / (n - 1)) for i in range(n)], device=t.device)
 emb = torch.cat([torch.sin(t.reshape(-1, 1) * w), torch.cos(t.reshape(-1, 1) * w)], dim=1)
 return F.pad(emb, (0, dim - 2 * n))"""
 BLOCK_BODY = """h = self.conv1(F.silu(self.norm1(x)))
@@ -248,11 +248,11 @@ WRONG = [
      "dim=2).flatten(1)\n"), "sines and cosines alternate"),
     (5, BLOCK, swap(BLOCK_BODY, "F.silu(emb)", "emb"), "embedding does not go through SiLU"),
     (5, BLOCK, swap(BLOCK_BODY, " + self.emb(F.silu(emb)).unsqueeze(2).unsqueeze(3)", ""),
-     "time is not added"),
-    (5, BLOCK, swap(BLOCK_BODY, "h + self.shortcut(x)", "h"), "input is not added"),
-    (5, BLOCK, swap(BLOCK_BODY, "F.silu(self.norm2(h))", "F.silu(h)"), "second norm is left out"),
+     "emb is left out"),
+    (5, BLOCK, swap(BLOCK_BODY, "h + self.shortcut(x)", "h"), "shortcut is left out"),
+    (5, BLOCK, swap(BLOCK_BODY, "F.silu(self.norm2(h))", "F.silu(h)"), "norm2 is left out"),
     (5, BLOCK, swap(BLOCK_BODY, "F.silu(self.norm", "F.relu(self.norm"), "ReLU stands where"),
-    (5, BLOCK, swap(BLOCK_BODY, "self.dropout", ""), "Dropout belongs"),
+    (5, BLOCK, swap(BLOCK_BODY, "self.dropout", ""), "dropout is left out"),
     (5, BLOCK, swap(BLOCK_BODY, "self.attention", ""), "attention is left out"),
     (8, EMA, swap(EMA_BODY, "mul_(decay).add_(weight, alpha=1 - decay)",
      "mul_(1 - decay).add_(weight, alpha=decay)"), "exchanged"),
@@ -438,7 +438,7 @@ WRONG += [
      "division by sqrt(alpha_t) is missing"),
     (4, MEAN_EPS, swap(MEAN_EPS_BODY, "ddpm.alpha, t", "ddpm.alpha_bar, t"),
      "alpha_bar_t stands where alpha_t"),
-    (4, MEAN_EPS, "return ddpm.predict_x_0(x_t, t, eps_theta)", "formula of predict_x_0 stands here"),
+    (4, MEAN_EPS, "return ddpm.predict_x_0(x_t, t, eps_theta)", "formula of predict_x_0"),
     (4, MEAN_EPS, swap(MEAN_EPS_BODY, "t, x_t), at", "int(t[0]), x_t), at"), "Eq. 11"),
 ]
 
@@ -634,7 +634,8 @@ WRONG_IN_VARIANT = [                                 # the public answer to vari
     (2, 1, SCHEDULE, swap(SCALED, "T, dtype=torch.float64)", "T + 1, dtype=torch.float64)[:-1]"),
      "beta_T itself is left out"),
     (2, 1, SCHEDULE, SCALED + ".flip(0)", "beta_T comes first"),
-    (1, 4, SCORE_X_0, swap(SCORE_X_0_BODY, "(1 - a)", "(1 - a) ** 0.5"), "sqrt(1 - alpha_bar_t) stands"),
+    (1, 4, SCORE_X_0, swap(SCORE_X_0_BODY, "(1 - a)", "(1 - a) ** 0.5"),
+     "sqrt(1 - alpha_bar_t) stands where 1 - alpha_bar_t belongs"),
     (1, 4, SCORE_X_0, swap(SCORE_X_0_BODY, "a ** 0.5 * x_0 - x_t", "x_t - a ** 0.5 * x_0"),
      "sign is wrong"),
     (1, 4, SCORE_X_0, swap(SCORE_X_0_BODY, " / (1 - a)", ""), "division by 1 - alpha_bar_t is"),
@@ -742,12 +743,12 @@ WRONG += [
      .replace("clamp(max=beta_max)", "clamp(max=beta_max).double()"), "float64 all the way"),
     (3, MEAN, swap(MEAN_BODY, "before.sqrt()", "before"), "Eq. 7"),
     (5, BLOCK, swap(BLOCK_BODY, "self.conv2(self.dropout(F.silu(self.norm2(h))))",
-                    "self.dropout(self.conv2(F.silu(self.norm2(h))))"), "right before the second"),
+                    "self.dropout(self.conv2(F.silu(self.norm2(h))))"), "before shortcut"),
     (5, BLOCK, swap(BLOCK_BODY, "self.dropout(F.silu(self.norm2(h)))",
-                    "F.silu(self.norm2(self.dropout(h)))"), "right before the second"),
+                    "F.silu(self.norm2(self.dropout(h)))"), "right before norm2"),
     (5, EMB, swap(EMB_BODY, "n = dim // 2", "n = (dim + 1) // 2").replace(
         "return F.pad(emb, (0, dim - 2 * n))", "return torch.cat([emb[:, :dim - 1], 0 * emb[:, :1]]"
-        ", 1) if dim % 2 else emb"), "timestep_embedding(3, 7)"),
+        ", 1) if dim % 2 else emb"), "when n is (dim + 1) // 2"),
     (6, LOSS, swap(LOSS_BODY, ' if reduction == "mean" else error ** 2', ""), 'reduction="none"'),
     (7, GUESS, swap(GUESS_BODY, "clip(-1, 1)", "clip(0, 1)"), "images lie in [-1, 1]"),
     (7, SAMPLE, swap(SAMPLE_BODY, ", generator=generator)\nreturn", ")\nreturn"), "Pass it on"),

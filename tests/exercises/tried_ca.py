@@ -1,5 +1,5 @@
 """Answers to exercises 1 to 6, right and wrong, as they were tried: see answers.py."""
-from answers import COSINE, COSINE_BODY, NO_CHAIN, SCHEDULE, swap
+from answers import NO_CHAIN, SCHEDULE
 
 LINEAR_BODY = NO_CHAIN + "return torch.linspace(beta_1, beta_T, T, dtype=torch.float64)"
 
