@@ -104,8 +104,9 @@ alpha, beta = at(self.alpha, t, x_0), at(self.beta, t, x_0)
 rest = at(self.one_minus_alpha_bar, t - 1, x_0)
 return before.sqrt() * beta / now * x_0 + alpha.sqrt() * rest / now * x_t"""
 TIMES_BODY = "return torch.randint(self.T, (B,), device=self.beta.device) + 1"
+DRAW = "torch.randint(1, self.T + 1, (len(x_0),), device=x_0.device)"
 LOSS_BODY = """if t is None:
-    t = torch.randint(1, self.T + 1, (len(x_0),))
+    t = torch.randint(1, self.T + 1, (len(x_0),), device=x_0.device)
 if eps is None:
     eps = torch.randn_like(x_0)
 error = model(self.q_sample(x_0, t, eps), t) - eps
@@ -221,15 +222,15 @@ eps = eps / at(self.one_minus_alpha_bar, t, x_0).sqrt()
 share = at(self.beta, t, x_0) / at(self.one_minus_alpha_bar, t, x_0).sqrt()
 return (x_t - share * eps) / at(self.alpha, t, x_0).sqrt()"""}),
     (6, {LOSS: LOSS_BODY}),                          # draws t itself
-    (6, {TIMES: TIMES_BODY, LOSS: swap(LOSS_BODY, "torch.randint(1, self.T + 1, (len(x_0),))",
+    (6, {TIMES: TIMES_BODY, LOSS: swap(LOSS_BODY, DRAW,
                                        "self.draw_t(len(x_0))")}),
     (6, {TIMES: "return 1 + (self.T * torch.rand(B)).long().to(self.beta.device)"}),
     (6, {TIMES: """p = torch.ones(self.T, device=self.alpha_bar.device)
 return p.multinomial(B, replacement=True) + 1"""}),
     (6, {TIMES: "return self.beta.new_empty(B, dtype=torch.int64).random_(1, self.T + 1)"}),
     (6, {LOSS: """B = x_0.shape[0]
-t = torch.randint(self.T, (B,)) + 1 if t is None else t
-eps = torch.randn(x_0.shape) if eps is None else eps
+t = torch.randint(self.T, (B,)).to(x_0.device) + 1 if t is None else t
+eps = torch.randn(x_0.shape, device=x_0.device) if eps is None else eps
 eps_theta = model(self.q_sample(x_0, t, eps), t)
 return F.mse_loss(eps, eps_theta, reduction=reduction)"""}),
     (7, {STEP: STEP_BODY, GUESS: GUESS_BODY, SAMPLE: SAMPLE_BODY}),
@@ -341,12 +342,12 @@ WRONG = [
     (6, TIMES, swap(TIMES_BODY, "+ 1", "% 3 + 1").replace("self.T, ", "self.T + 1, "),
      "no t above 3"),
     (6, TIMES, "return torch.randint(0, self.T + 1, (B,)).clamp(min=1)", "not uniform"),
-    (6, TIMES, swap(TIMES_BODY, "(B,)", "(1,)"), "(B,) tensor"),
-    (6, TIMES, swap(TIMES_BODY, "(B,)", "(B, 1)"), "(B,) tensor"),
+    (6, TIMES, swap(TIMES_BODY, "(B,)", "(1,)"), "expected the shape (4000,)"),
+    (6, TIMES, swap(TIMES_BODY, "(B,)", "(B, 1)"), "expected the shape (4000,)"),
     (6, TIMES, "t = " + TIMES_BODY.split(" ", 1)[1].replace("(B,)", "(1,)")
      + "\nreturn t.expand(B)", "one t is drawn for the whole batch"),
     (6, TIMES, swap(TIMES_BODY, "self.T, (B,)", "self.T, (B,), dtype=torch.int32"), "int64"),
-    (6, TIMES, "return 1 + self.T * torch.rand(B)", "times are integers"),
+    (6, TIMES, "return 1 + self.T * torch.rand(B)", "expected torch.int64, got torch.float32"),
     (6, TIMES, swap(TIMES_BODY, ", device=self.beta.device", ""), "device=self.beta.device"),
     (6, TIMES, swap(TIMES_BODY, "return ", ""), "Is there a `return`"),
     (6, TIMES, "g = torch.Generator().manual_seed(0)\n"
@@ -355,12 +356,13 @@ WRONG = [
     (6, TIMES, swap(TIMES_BODY, "(B,)", "(B // 2 + 1,)").replace("return", "t =")
      + "\nreturn torch.cat([t, self.T + 1 - t])[:B]", "second half of a batch"),
     (6, LOSS, swap(LOSS_BODY, "randint(1, self.T + 1", "randint(0, self.T"), "randint(0, ...)"),
-    (6, LOSS, swap(LOSS_BODY, "torch.randint(1, self.T + 1, (len(x_0),))",
+    (6, LOSS, swap(LOSS_BODY, DRAW,
                    "self.draw_t(1).expand(len(x_0))"), "one t is drawn for the"),
-    (6, LOSS, swap(LOSS_BODY, "torch.randint(1, self.T + 1, (len(x_0),))",
+    (6, LOSS, swap(LOSS_BODY, DRAW,
                    "self.draw_t(len(x_0)) - 1"), "told t - 1"),
     (6, LOSS, swap(LOSS_BODY, "randint(1, self.T + 1", "randint(1, self.T"), "end is exclusive"),
-    (6, LOSS, swap(LOSS_BODY, "(len(x_0),))", "(1,)).expand(len(x_0))"), "one t is drawn for the"),
+    (6, LOSS, swap(LOSS_BODY, "(len(x_0),), device=x_0.device)", "(1,)).expand(len(x_0))"),
+     "one t is drawn for the"),
     (6, LOSS, swap(LOSS_BODY, "randn_like", "rand_like"), "rand instead of randn"),
     (6, LOSS, swap(LOSS_BODY, ".mean() if", ".sum() if"), "summed and not averaged"),
     (6, LOSS, swap(LOSS_BODY, ", t) - eps", ", t) - x_0"), "x_0 is the target"),
@@ -609,11 +611,11 @@ RIGHT_IN_VARIANT = [
     (2, 4, {V: V_BODY, X_0_V: X_0_V_BODY, EPS_V: EPS_V_BODY, SCORE_V: SCORE_V_BODY}),
     (2, 4, {SCORE_V: "eps = eps_from_v(ddpm, x_t, t, v)\nreturn score_from_eps(ddpm, eps, t)",
             EPS_V: "return eps_from_x_0(ddpm, x_t, t, x_0_from_v(ddpm, x_t, t, v))"}),
-    *((variant, 6, {LOSS: swap(body, "torch.randint(1, self.T + 1, (len(x_0),))", times)})
+    *((variant, 6, {LOSS: swap(body, DRAW, times)})
       for variant, body in ((1, X_0_LOSS), (2, V_LOSS))
-      for times in ("torch.randint(1, self.T + 1, (len(x_0),))", "self.draw_t(len(x_0))")),
+      for times in (DRAW, "self.draw_t(len(x_0))")),
     (2, 6, {LOSS: """if t is None:
-    t = torch.randint(1, self.T + 1, x_0.shape[:1])
+    t = torch.randint(1, self.T + 1, x_0.shape[:1], device=x_0.device)
 eps = torch.randn_like(x_0) if eps is None else eps
 angle = torch.atan2((1 - self.alpha_bar[t]).sqrt(), self.alpha_bar[t].sqrt())
 angle = angle.reshape(-1, *[1] * (x_0.dim() - 1))
@@ -663,7 +665,8 @@ WRONG_IN_VARIANT = [                                 # the public answer to vari
     (1, 6, LOSS, LOSS_BODY, "eps is the target instead of x_0"),
     (1, 6, LOSS, V_LOSS, "v is the target instead of x_0"),
     (1, 6, LOSS, swap(X_0_LOSS, "self.T + 1", "self.T"), "end is exclusive"),
-    (1, 6, LOSS, swap(X_0_LOSS, "(len(x_0),))", "(1,)).expand(len(x_0))"), "one t is drawn for"),
+    (1, 6, LOSS, swap(X_0_LOSS, "(len(x_0),), device=x_0.device)", "(1,)).expand(len(x_0))"),
+     "one t is drawn for"),
     (1, 6, LOSS, swap(X_0_LOSS, "model(self.q_sample(x_0, t, eps), t)", "model(x_0, t)"),
      "the model is given x_0"),
     (2, 6, LOSS, LOSS_BODY, "eps is the target instead of v"),
@@ -776,7 +779,7 @@ WRONG += [
     (11, WALK, swap(WALK_BODY, "eta=eta, ", ""), "Hand eta"),
     (11, WALK, swap(WALK_BODY, "clip=clip, ", ""), "Hand clip"),
     (6, LOSS, swap(LOSS_BODY, "torch.randn_like(x_0)", "torch.randn_like(x_0[:1]).expand_as(x_0)"),
-     "images of a batch share"),
+     "images share their noise"),
 ]
 
 CFG = "papers.classifier_free_guidance."
