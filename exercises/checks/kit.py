@@ -18,6 +18,10 @@ import torch
 
 from .formula import Formula
 
+DTYPES = {str(dtype): dtype for dtype in (
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128,
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)}
+
 
 class Wrong(AssertionError):
     """An answer is not right; the message is for the student."""
@@ -65,8 +69,8 @@ def answer(probe, student, args):
 def plain(value):
     """Turn what a probe returned into data: no gradients, no other classes, nothing shared."""
     if isinstance(value, torch.Tensor):
-        if value.layout != torch.strided or value.is_meta or value.is_quantized:
-            return Odd(f"{value.layout} tensor on {value.device}")
+        if value.layout != torch.strided or value.is_meta or str(value.dtype) not in DTYPES:
+            return Odd(f"{value.layout} tensor of {value.dtype} on {value.device}")
         return value.detach().cpu().as_subclass(torch.Tensor).clone().resolve_conj().resolve_neg()
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]
