@@ -95,7 +95,7 @@ def check_a_chain_has_one_step_or_more(student):
     for name, ends in ((LINEAR, (1e-5, 5e-4)), (COSINE, ())):
         check(student, name, 1, *ends)
         for T in (0, -1):
-            refused(lambda name=name, T=T: schedule(student, name, [T]), f"{name}({T})")
+            refused(lambda call=(name, [T, *ends]): schedule(student, *call), f"{name}({T})")
 
 
 def check_cosine_gives_the_alpha_bar_of_its_formula(student):
@@ -114,5 +114,5 @@ def check_they_are_float64(student):
     """At t = 1, 1 - alpha_bar_t in float32 is off by 1.7e-4."""
     for name in (LINEAR, COSINE):
         got, right = check(student, name, 100)
-        expect(got[3], right[3], f"beta_4 of {name}(100), to 10 digits: is it computed in "
-               "float64 all the way?", rtol=1e-10, atol=1e-14, dtype=torch.float64)
+        expect(tensor(got, name, dtype=torch.float64)[3], right[3], f"beta_4 of {name}(100), to 10 "
+               "digits: is it computed in float64 all the way?", rtol=1e-10, atol=1e-14)

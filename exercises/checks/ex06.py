@@ -18,32 +18,25 @@ def draw_t(student, sizes, device="cpu"):
 
 @theirs
 def losses(student, x_0, t=None, eps=None, options=(), device="cpu", calls=1):
-    """Return the losses of a model that predicts 0.5, and all that it is asked: x_t and t."""
+    """Return losses of a model that predicts w = 0.5, what it is asked, and the gradient by w."""
     given, asked = [x if x is None else x.to(device) for x in (x_0, t, eps)], []
+    w = torch.full((), 0.5, device=device, requires_grad=True)
 
     def model(x_t, t):
         asked.append(plain((x_t, t)))
-        return torch.full_like(tensor(x_t, "x_t, which the model gets"), 0.5)
+        return w + 0 * tensor(x_t, "x_t in model(x_t, t)", x_0.shape, x_0.dtype)
 
     process = Process.of(BETA, student.ddpm.DDPM, "loss").to(device)
-    return [process.loss(model, *given, **dict(options)) for _ in range(calls)], asked
-
-
-@theirs
-def gradient(student, x_0, t, eps):
-    """Return the gradient by w = 0 of the loss of a model that predicts w."""
-    w = torch.zeros((), requires_grad=True)
-    got = Process.of(BETA, student.ddpm.DDPM, "loss").loss(lambda x_t, t: w + 0 * x_t, x_0, t, eps)
-    if isinstance(got, torch.Tensor) and got.requires_grad:
-        got.sum().backward()
-    return w.grad
+    got = [process.loss(model, *given, **dict(options)) for _ in range(calls)]
+    if isinstance(got[0], torch.Tensor) and got[0].requires_grad:
+        got[0].sum().backward()
+    return got, asked, w.grad
 
 
 def ask(student, *args, calls=1, **more):
-    """Return the losses, and the x_t and t of as many calls of the model."""
-    got, asked = losses(student, *args, calls=calls, **more)
-    demand(len(asked) == calls, f"loss: in {calls} of its calls, the model's were {len(asked)}")
-    return got, asked
+    got, asked, by_w = losses(student, *args, calls=calls, **more)
+    demand(len(asked) == calls, f"loss: the model was called {len(asked)} times, not {calls}")
+    return got, asked, by_w
 
 
 def costs(variant, x_0, t, eps, guess=0.5, reduce=torch.mean):
@@ -104,8 +97,7 @@ def check_draw_t_is_uniform_on_1_to_T_and_each_image_has_its_own(student):
 def check_the_loss_is_the_mean_squared_error(student):
     """Eq. 14 with t and eps given, of a model that predicts 0.5."""
     x_0, t, eps = case(student)
-    (got,), ((x_t, asked),) = ask(student, x_0, t, eps)
-    demand(getattr(x_t, "shape", None) != (3,), "loss: the model is called as model(x_t, t)")
+    (got,), ((x_t, asked),), _ = ask(student, x_0, t, eps)
     expect(asked, t, "the times the model is asked for, where t is given", dtype=torch.int64)
     expect(x_t, formula(EQ_4, BETA, t, x_0=x_0, eps=eps), "x_t as the model sees it, Eq. 4", [
         ("when the model is given x_0", x_0), ("when the model is given eps", eps)])
@@ -124,9 +116,8 @@ def check_times_are_drawn_from_1_to_T(student):
 def check_eps_is_standard_normal_and_new_for_each_pixel(student):
     """Algorithm 1, line 4; with x_0 = 0, x_t is sqrt(1 - alpha_bar_t) eps."""
     x_0, t = torch.zeros(5000, 3, 2, 2), torch.full((5000,), 4)
-    (got, _), asked = ask(student, x_0, t, calls=2)
-    eps, other = (tensor(x_t, "x_t as the model sees it", x_0.shape) / formula(
-        "(1 - alpha_bar) ** 0.5", BETA, 4).value for x_t, _ in asked)
+    (got, _), asked, _ = ask(student, x_0, t, calls=2)
+    eps, other = (x_t / formula("(1 - alpha_bar) ** 0.5", BETA, 4).value for x_t, _ in asked)
     demand(not same(eps, other), "loss: two calls drew the same noise")
     for axis, words in enumerate(("images", "channels", "rows of pixels", "columns of pixels")):
         demand(eps.diff(dim=axis).std() > 0.1, f"loss: the {words} share their noise")
@@ -139,19 +130,20 @@ def check_eps_is_standard_normal_and_new_for_each_pixel(student):
 
 def check_reduction_none_keeps_the_pixels_apart(student):
     """The log of train.py needs the loss of each image."""
-    (got,), _ = ask(student, *case(student), [("reduction", "none")])
+    (got,), *_ = ask(student, *case(student), [("reduction", "none")])
     right, slips = costs(student.variant, *case(student), reduce=torch.clone)
     expect(got, right, 'loss with reduction="none": the squared error of every pixel', slips,
            dtype=torch.float32)
 
 
 def check_gradients_reach_the_model(student):
-    """Of a model that predicts w, at w = 0."""
-    got, w = gradient(student, *case(student)), torch.zeros((), requires_grad=True)
-    demand(got is not None, "loss: no gradient can flow back to the model. Was something detached, "
-           "or .item() taken?")
+    """Of a model that predicts w, at w = 0.5."""
+    (got,), _, by_w = ask(student, *case(student))
+    w = torch.full((), 0.5, requires_grad=True)
+    demand(got is None or by_w is not None, "loss: no gradient can flow back to the model. Was "
+           "something detached, or .item() taken?")
     right, slips = costs(student.variant, *case(student), w)
     right, *wrong = (torch.autograd.grad(cost, w, retain_graph=True)[0]
                      for cost in (right, *(cost for _, cost in slips)))
-    expect(got, right, f"the gradient by w of the mean of ({SAYS[student.variant]} - w)^2",
+    expect(by_w, right, f"the gradient by w of the mean of ({SAYS[student.variant]} - w)^2",
            [(words, by_w) for (words, _), by_w in zip(slips, wrong, strict=True)])

@@ -74,10 +74,6 @@ class Formula:
                     yield words, self.edited(dict.fromkeys(places, put))
                     for n in places if len(places) > 1 else ():
                         yield f"{words}, in {self.around(n)}", self.edited({n: put})
-        for new in self.coefficients:
-            for n in roots:
-                root = said(list(ast.walk(self.tree))[n])
-                yield f"{NAMES[new]} stands where {root} belongs", self.edited({n: renamed(new)})
         variables = [name for name in there if name in self.variables]
         for one, two in (*combinations(variables, 2), *combinations(coefficients, 2)):
             yield f"{NAMES.get(one, one)} and {NAMES.get(two, two)} are exchanged", self.edited({
@@ -90,6 +86,10 @@ class Formula:
             if isinstance(node, ast.Name) and node.id in self.coefficients:
                 yield (f"sqrt({NAMES[node.id]}) stands where {NAMES[node.id]} belongs",
                        self.edited({n: rooted}))
+        for new in self.coefficients:
+            for n in roots:
+                root = said(list(ast.walk(self.tree))[n])
+                yield f"{NAMES[new]} stands where {root} belongs", self.edited({n: renamed(new)})
 
     def around(self, n):
         """Write the smallest term, power or function that holds a place in ast.walk."""
