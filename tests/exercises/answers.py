@@ -528,16 +528,16 @@ WRONG += [
     (13, HUNT + "forward", hunted("forward"), "DEFECT is empty"),
     (13, HUNT + "forward", found("forward", "alpha-bar-off-by-one"), "is not what was wrong"),
     (13, HUNT + "forward", found("forward", "variance-for-deviation", (
-        "[0.0, *beta]", "[beta[0], *beta]")), "alpha_1 stands twice"),
+        "[0.0, *beta]", "[beta[0], *beta]")), "way: alpha-bar-off-by-one"),
     (13, HUNT + "ancestral", found("ancestral", "noise-at-the-last-step", (
-        "range(len(beta) - 1, 0, -1)", "range(len(beta) - 1, 1, -1)")), "and never for 1"),
+        "range(len(beta) - 1, 0, -1)", "range(len(beta) - 1, 1, -1)")), "way: last-step-skipped"),
     (13, HUNT + "ancestral", found("ancestral", "noise-at-the-last-step", (
         "variance[t].sqrt()", "variance[t]")), "x_3 has the deviation"),
     (13, HUNT + "objective", found("objective", "one-t-for-the-batch", (
-        "1, T + 1", "1, T")), "upper end of randint is exclusive"),
+        "1, T + 1", "1, T")), "way: t-never-T"),
     (13, HUNT + "objective", found("objective", "t-never-T"), "is not what was wrong"),
     (13, HUNT + "clipping", found("clipping", "dead-clipping", (
-        "alpha_bar[t - 1].sqrt()", "alpha_bar[t].sqrt()")), "alpha_bar_t stands where"),
+        "alpha_bar[t - 1].sqrt()", "alpha_bar[t].sqrt()")), "way: wrong-time-in-the-posterior"),
     (13, HUNT + "clipping", found("clipping", "dead-clipping", (
         "    x_0_hat = x_0_hat.clamp(-1, 1)\n", ""), (
         "return (of_x_0 * x_0_hat + of_x_t * x_t) / (1 - alpha_bar[t])",
@@ -547,16 +547,16 @@ WRONG += [
         "h = h + linear(emb)[:, :, None, None]", "h = h + linear(emb[:1])[:, :, None, None]")),
      "its own time"),
     (13, HUNT + "attention", found("attention", "norm-not-called", ("dim=2)", "dim=1)")),
-     "not that of the docstring"),
+     "softmax is over the queries"),
     (13, HUNT + "averaging", found("averaging", "errors-swallowed", (
         "mul_(decay).add_(weight, alpha=1 - decay)", "mul_(1 - decay).add_(weight, alpha=decay)")),
-     "are exchanged"),
+     "way: average-swapped"),
     (13, HUNT + "averaging", found("averaging", "errors-swallowed", (
-        "    optimizer.zero_grad()\n", "")), "is (0.3, 0.4)"),
+        "    optimizer.zero_grad()\n", "")), "expected [0.3, 0.4]"),
     (13, HUNT + "averaging", found("averaging", "errors-swallowed", (
-        "return ema.eval()", "model.eval()\n    return ema")), "in training mode"),
+        "return ema.eval()", "model.eval()\n    return ema")), "way: dropout-left-on"),
     (13, HUNT + "pictures", found("pictures", "values-truncated", ("/ 127.5 - 1", "/ 255")),
-     "0 becomes 0, and not -1"),
+     "way: wrong-range"),
 ]
 
 # ---- the variants ----
