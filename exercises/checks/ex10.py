@@ -68,8 +68,8 @@ def check_the_decoder_integrates_over_a_bin(student):
         return Formula(EQ_13, x_0=x_0.double(), half=half, mean=mean.double(), sigma=sigma)
     normal = torch.distributions.Normal(mean.double(), sigma)
     got, what = decoder_nll(student, x_0, mean, sigma), "decoder_nll at sigma = 0.02, Eq. 13"
-    demand(not tensor(got, what, x_0.shape).isnan().any(), f"{what}: got nan. This is what you get "
-           "from the logarithm of a negative number, as when the two ends of the bin are exchanged.")
+    demand(not tensor(got, what, x_0.shape).isnan().any(), f"{what}: got nan. This is the logarithm"
+           " of a negative number, as when the two ends of the bin are exchanged.")
     expect(got, eq_13(), what, [
         ("from the density, which is not a probability", -normal.log_prob(x_0)),
         ("from a bin of twice the width", eq_13(2 / 255).value),
@@ -94,14 +94,15 @@ def check_the_probabilities_of_all_256_values_sum_to_1(student):
         expect(got[..., 1:-1], finite[..., 1:-1], f"the probabilities of 1..254 at mean {m}")
 
 
-def far_out(x_0, mean, sigma):
-    """Eq. 13 where the tail is small: log P(a < X < b), with P(X > z) by Mills' ratio if far."""
-    near, far = ((x_0.double() - mean.double()).abs() + end for end in (-1 / 255, 1 / 255))
+def log_tail(z):
+    """Return log P(X > z): far out Mills' ratio times the density."""
+    far = torch.log((1 - z ** -2 + 3 * z ** -4) / z) - z ** 2 / 2 - math.log(2 * math.pi) / 2
+    return torch.where(z > 20, far, torch.special.log_ndtr(-z))
 
-    def log_tail(z):
-        series = -z ** 2 / 2 - math.log(2 * math.pi) / 2 + torch.log((1 - z ** -2 + 3 * z ** -4) / z)
-        return torch.where(z > 20, series, torch.special.log_ndtr(-z))
-    near, far = log_tail(near / sigma), log_tail(far / sigma)
+
+def far_out(x_0, mean, sigma):
+    """Eq. 13 by the tail in which the bin lies."""
+    near, far = (log_tail(((x_0 - mean).double().abs() + end / 255) / sigma) for end in (-1, 1))
     return -near - torch.log(-torch.expm1(far - near))
 
 
@@ -114,6 +115,6 @@ def check_it_is_accurate_far_out(student):
     demand(got.isfinite().all(), f"{what} is not finite. This is what you get from the logarithm "
            "of a difference that has become 0: use torch.special.log_ndtr, on the side where the "
            "tail is small.")
-    demand(got.max() - got.min() > 1, f"{what} is always {got.max():.4g}. This is what you get when "
-           "probabilities are kept away from 0 by a small number.")
+    demand(got.max() - got.min() > 1, f"{what} is always {got.max():.4g}. This is what you get "
+           "when probabilities are kept away from 0 by a small number.")
     expect(got, far_out(x_0, mean, 0.05), what)

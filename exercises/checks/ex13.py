@@ -1,4 +1,5 @@
 """13: the bug hunt.  Each examination tells a mended file from its defects, by what it does."""
+import contextlib
 import functools
 import types
 
@@ -14,13 +15,9 @@ EQ_4 = "alpha_bar ** 0.5 * x_0 + (1 - alpha_bar) ** 0.5 * eps"
 EQ_7 = "(before ** 0.5 * beta * x_0 + alpha ** 0.5 * (1 - before) * x_t) / (1 - alpha_bar)"
 
 
-class Found(Wrong):
-    """A defect that has a name, which the handout's README explains."""
-
-
 def blame(bad, defect):
-    if bad:
-        raise Found(defect)
+    """Say no more than the name of a defect, which the handout's README explains."""
+    demand(not bad, defect)
 
 
 def judge(got, expected, what, defects, **options):
@@ -38,17 +35,15 @@ def noised(student, x_0, t, eps):
 
 def forward(student):
     g = torch.Generator().manual_seed(student.seed)
-    x_0, eps = torch.randn(2, 4, 3, 2, 2, generator=g).unbind(0)
-    t = torch.tensor([1, 2, 3, 4])
+    x_0, eps = torch.randn(2, 5, 3, 2, 2, generator=g).unbind(0)
+    t = torch.arange(5)
 
     def x_t(old="", new=""):
         return formula(EQ_4.replace(old, new), BETA, t, x_0=x_0, eps=eps)
-    judge(noised(student, x_0, t, eps), x_t(), "x_t of t = 1, 2, 3, 4, Eq. 4", [
+    judge(noised(student, x_0, t, eps), x_t(), "x_t of t = 0, 1, 2, 3, 4, Eq. 4", [
         ("variance-for-deviation", x_t("bar) ** 0.5", "bar)").value),
         ("alpha-bar-off-by-one", x_t("alpha_bar", "(0.9 * alpha_bar)").value),      # alpha_1 twice
         ("alpha-bar-off-by-one", x_t("alpha_bar", "before").value)], dtype=torch.float32)
-    start = tensor(noised(student, x_0, 0 * t, eps), "x_t of t = 0", x_0.shape)
-    blame(not same(start, x_0), "alpha-bar-off-by-one")          # alpha_bar_0 is not 1
 
 
 @theirs
@@ -114,11 +109,8 @@ def ancestral(student):
             got, expected = (x[5 - t] - x[4 - t] / c["alpha"][t] ** 0.5).std(), c[kind][t] ** 0.5
             demand(abs(got / expected - 1) < 0.03, f"with the variance {kind!r} the noise of "
                    f"x_{t - 1} has the deviation {got:.3g}, and not {expected:.3g}")
-    try:
-        sample(student, 1, ["betatilde"])
-    except Raised:                                   # of whatever kind, with whatever words
-        return
-    raise Found("unknown-option-accepted")
+    with contextlib.suppress(Raised):                # of whatever kind, with whatever words
+        blame(sample(student, 1, ["betatilde"]), "unknown-option-accepted")
 
 
 @theirs
@@ -143,8 +135,7 @@ def clipping(student):
 
 @theirs
 def levels(student, x):
-    """Return the levels' widths, and what the network says at some times and, while one level
-    after the other is changed, at t = 3."""
+    """Return the levels' widths, and what is said at some times; at the end each level changes."""
     net = student.network.Network(4, (1, 3, 2))
     says = [net(x, torch.tensor(t)) for t in ([1, 1], [9, 9], [1, 9], [3, 3])]
     for linear in net.embs:
@@ -234,10 +225,10 @@ def averaging(student):
     try:
         train_a_broken_model(student)
     except Raised as error:
-        if "ZeroDivisionError" not in error.kinds:
-            raise
+        demand("ZeroDivisionError" in error.kinds, f"a step with a model that cannot be clipped: "
+               f"{error}")
     else:
-        raise Found("errors-swallowed")
+        blame(True, "errors-swallowed")
     judge(average, torch.tensor(0.97), "the average from 1 towards 0.7 with decay 0.9",
           [("average-swapped", 0.1 + 0.9 * 0.7)])
 
@@ -262,26 +253,29 @@ EXAMINE = {function.__name__: function for function in (
     forward, objective, ancestral, clipping, network, attention, averaging, pictures)}
 
 
+def wrong_with(name, student):
+    """Say what is wrong with a file, if anything: of a defect of the list, its name."""
+    try:
+        EXAMINE[name](student)
+    except Wrong as wrong:
+        return str(wrong)
+
+
 def as_given(name, student):
     """Return the name of the defect that a file was handed out with; it is looked for once."""
     if name not in student.kept:
         module = types.ModuleType(name)
         exec(compile(student.given[name], f"{name}.py", "exec"), module.__dict__)
-        try:
-            EXAMINE[name](Student(student.seed, modules={name: module}))
-        except Found as found:
-            student.kept[name] = str(found)
+        student.kept[name] = wrong_with(name, Student(student.seed, modules={name: module}))
     return student.kept[name]
 
 
 def mended(name, student):
     """Does the file do what its docstrings say?  What is wrong is told only of a new mistake."""
-    try:
-        EXAMINE[name](student)
-    except Wrong as wrong:
-        if str(wrong) == as_given(name, student):
-            raise Wrong(f"{name}.py still has the defect that it was given with") from None
-        raise Wrong(f"{name}.py is not mended, it is wrong in another way: {wrong}") from None
+    wrong = wrong_with(name, student)
+    demand(not wrong or wrong != as_given(name, student), f"{name}.py still has the defect that it "
+           "was given with")
+    demand(not wrong, f"{name}.py is not mended, it is wrong in another way: {wrong}")
 
 
 @theirs
@@ -292,8 +286,8 @@ def defect(student, name):
 def named(name, student):
     """Is DEFECT what the file as it was given has?"""
     said = defect(student, name)
-    demand(isinstance(said, str) and said, f"{name}.py: DEFECT is empty. Write the name of what you "
-           "found.")
+    demand(isinstance(said, str) and said, f"{name}.py: DEFECT is empty. Write the name of the "
+           "defect.")
     demand(said == as_given(name, student), f"{name}.py: DEFECT = {said!r} is not what was wrong "
            "with it. What did the file do that its docstring does not say?")
 
