@@ -19,14 +19,17 @@ def kl(student, mean_q, variance_q, mean_p, variance_p):
 
 def expect_kl(student, m, v, n, w, what):
     """Ask for KL(N(m, v) || N(n, w)), where v and w may be floats, and judge it."""
-    def eq_8(m, v, n, w):
+    def eq_8(m, v, n, w, text=EQ_8):
         m, v, n, w = (torch.as_tensor(each, dtype=torch.float64) for each in (m, v, n, w))
-        return Formula(EQ_8, mean_q=m, variance_q=v, mean_p=n, variance_p=w)
+        return Formula(text, mean_q=m, variance_q=v, mean_p=n, variance_p=w)
     right = eq_8(m, v, n, w)
     expect(kl(student, m, v, n, w), right, f"KL(q || p), Eq. 8, {what}", [
         ("when the two Gaussians are exchanged", eq_8(n, w, m, v).value),
         ("when variances are taken for deviations", eq_8(m, v ** 2, n, w ** 2).value),
         ("when deviations are taken for variances", eq_8(m, v ** 0.5, n, w ** 0.5).value),
+        ("when the quotient in the logarithm is upside down",
+         eq_8(m, v, n, w, EQ_8.replace("log(variance_p", "log(1 / variance_p").replace(
+             "_p / variance_q)", "_p * variance_q)")).value),
         ("when the mean of all is returned", right.value.mean().expand(right.value.shape)),
         ("when it is given in bits and not in nats", right.value / math.log(2))], dtype=m.dtype)
 
@@ -59,24 +62,28 @@ def pixels(values, *shape):
     return torch.tensor(values, dtype=torch.float64).div(127.5).sub(1).float().reshape(shape)
 
 
+def eq_13(x_0, mean, sigma, half=1 / 255):
+    return Formula(EQ_13, x_0=x_0.double(), half=half, mean=mean.double(), sigma=sigma)
+
+
 def check_the_decoder_integrates_over_a_bin(student):
     """Eq. 13: of a pixel value k, from k - 1/2 to k + 1/2, in steps of 2/255."""
     x_0, sigma = pixels([130, 140, 145, 100, 90, 110], 2, 3, 1, 1), 0.02
     mean = torch.tensor([0.1, 0.1, 0.1, -0.2, -0.25, -0.2]).reshape(2, 3, 1, 1)
 
-    def eq_13(half=1 / 255, sigma=sigma):
-        return Formula(EQ_13, x_0=x_0.double(), half=half, mean=mean.double(), sigma=sigma)
     normal = torch.distributions.Normal(mean.double(), sigma)
     got, what = decoder_nll(student, x_0, mean, sigma), "decoder_nll at sigma = 0.02, Eq. 13"
     demand(not tensor(got, what, x_0.shape).isnan().any(), f"{what}: got nan. This is the logarithm"
            " of a negative number, as when the two ends of the bin are exchanged.")
-    expect(got, eq_13(), what, [
+    right = eq_13(x_0, mean, sigma)
+    expect(got, right, what, [
         ("from the density, which is not a probability", -normal.log_prob(x_0)),
-        ("from a bin of twice the width", eq_13(2 / 255).value),
-        ("from a bin of half the width", eq_13(0.5 / 255).value),
-        ("when it is given in bits and not in nats", eq_13().value / math.log(2)),
-        ("when the probability is returned and not -log of it", torch.exp(-eq_13().value)),
-        ("when the deviation is taken for the variance", eq_13(sigma=sigma ** 0.5).value),
+        ("from a bin of twice the width", eq_13(x_0, mean, sigma, 2 / 255).value),
+        ("from a bin of half the width", eq_13(x_0, mean, sigma, 0.5 / 255).value),
+        ("when it is given in bits and not in nats", right.value / math.log(2)),
+        ("when the probability is returned and not -log of it", torch.exp(-right.value)),
+        ("when the division by sigma is missing", eq_13(x_0, mean, 1.0).value),
+        ("when the deviation is taken for the variance", eq_13(x_0, mean, sigma ** 0.5).value),
         ("when the variance is taken for the deviation", far_out(x_0, mean, sigma ** 2))],
         dtype=torch.float64)
 
@@ -86,12 +93,12 @@ def check_the_probabilities_of_all_256_values_sum_to_1(student):
     check_the_decoder_integrates_over_a_bin(student)             # or one mistake has two names
     x_0 = pixels(list(range(256)), 1, 1, 1, 256)
     for m in 0.1, -1.0, 1.2:
-        got = decoder_nll(student, x_0, torch.full(x_0.shape, m), 0.3)
-        got = torch.exp(-tensor(got, "decoder_nll, Eq. 13", x_0.shape, torch.float64))
-        finite = torch.exp(-Formula(EQ_13, x_0=x_0.double(), half=1 / 255, mean=m, sigma=0.3).value)
-        expect(got.sum(), 1.0, f"the sum of the probabilities of 0..255 at mean {m}, Eq. 13", [
-            ("when the bins of 0 and 255 do not reach to infinity", finite.sum())], rtol=1e-5)
-        expect(got[..., 1:-1], finite[..., 1:-1], f"the probabilities of 1..254 at mean {m}")
+        p = torch.exp(-tensor(decoder_nll(student, x_0, torch.full(x_0.shape, m), 0.3),
+                              "decoder_nll", x_0.shape, torch.float64))[0, 0, 0]
+        right = torch.exp(-eq_13(x_0, torch.tensor(m), 0.3).value)[0, 0, 0]
+        expect(p[1:-1], right[1:-1], f"the probabilities of 1..254 at mean {m}, Eq. 13")
+        expect(p.sum(), 1.0, "the sum of the probabilities of 0..255, of which those of 1..254 are "
+               "right: do the bins of 0 and 255 reach to infinity?", rtol=1e-5)
 
 
 def log_tail(z):
@@ -108,13 +115,13 @@ def far_out(x_0, mean, sigma):
 
 def check_it_is_accurate_far_out(student):
     """A value 40 deviations away has a probability of about e^-800, and not 0."""
-    check_the_decoder_integrates_over_a_bin(student)             # or one mistake has two names
     x_0, mean = pixels([255, 0, 200, 55], 1, 1, 2, 2), torch.tensor([[[[-1.0, 1.0], [-1.0, 1.0]]]])
     what = "decoder_nll of values 31 to 40 deviations from the mean"
-    got = tensor(decoder_nll(student, x_0, mean, 0.05), what, x_0.shape, torch.float64)
+    got = tensor(decoder_nll(student, x_0, mean, 0.05), what, x_0.shape)
+    demand(not got.max() - got.min() < 1, f"{what} is always {got.max():.4g}. This is what you get "
+           "when probabilities are kept away from 0 by a small number.")
+    check_the_decoder_integrates_over_a_bin(student)             # or one mistake has two names
     demand(got.isfinite().all(), f"{what} is not finite. This is what you get from the logarithm "
            "of a difference that has become 0: use torch.special.log_ndtr, on the side where the "
            "tail is small.")
-    demand(got.max() - got.min() > 1, f"{what} is always {got.max():.4g}. This is what you get "
-           "when probabilities are kept away from 0 by a small number.")
     expect(got, far_out(x_0, mean, 0.05), what)

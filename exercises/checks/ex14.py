@@ -28,6 +28,8 @@ class Process:
     def reverse_process(self, *args, **kwargs):
         raise RuntimeError("interpolation starts at time t, not at T: use `decode`")
 
+    sample = reverse_process
+
 
 @theirs
 def interpolate(student, x_0, other, t, lambdas, clip, seed, rest):
@@ -61,8 +63,8 @@ def mix(student, t, lambdas, seed=1, rest=0, clip=True, size=4):
            "and mix the results for every lambda.")
     noised.sort(key=lambda each: not same(each[0], x_0))         # x_0 first, then other
     eps, weight = torch.stack([each[2] for each in noised]), torch.tensor(lambdas).double()
-    return got, Formula(SEC_4_4, weight=weight.reshape(-1, 1, 1, 1), x_t=x_0 + eps[0],
-                        other_t=other + eps[1]), eps, told
+    return got + 10 * t, Formula(SEC_4_4, weight=weight.reshape(-1, 1, 1, 1),
+                                 x_t=x_0 + eps[0] + 10 * t, other_t=other + eps[1] + 10 * t), eps, told
 
 
 def check_the_same_t_both_ways(student):

@@ -287,7 +287,7 @@ WRONG = [
     (10, NLL, swap(NLL_BODY, "/ sigma", "/ sigma ** 2"), "variance is taken for the deviation"),
     (10, NLL, swap(NLL_BODY, "1 / 255", "2 / 255"), "bin of twice the width"),
     (10, NLL, swap(NLL_BODY, "torch.where(k == 255, torch.inf, above)", "above").replace(
-     "torch.where(k == 0, -torch.inf, below)", "below"), "do not reach to infinity"),
+     "torch.where(k == 0, -torch.inf, below)", "below"), "reach to infinity?"),
     (10, NLL, "return -torch.distributions.Normal(mean, sigma).log_prob(x_0)", "density"),
     (14, MIX, swap(MIX_BODY, "torch.stack(mixed), t", "torch.stack(mixed), t - 1"), "t - 1"),
     (14, MIX, swap(MIX_BODY, "q_sample(pair, t", "q_sample(pair, max(t - 1, 0)"), "were noised to"),
@@ -799,7 +799,8 @@ WRONG += [
     (12, GUIDED, swap(GUIDED_BODY, "(1 + w) * c - w * u", "u + w * (c - u)"),
      "w stands where 1 + w belongs"),
     (12, GUIDED, swap(GUIDED_BODY, "- w * u", "+ w * u"), "is added and not subtracted"),
-    (12, GUIDED, swap(GUIDED_BODY, "(1 + w) * c - w * u", "(1 + w) * u - w * c"), "with_y and without are exchanged"),
+    (12, GUIDED, swap(GUIDED_BODY, "(1 + w) * c - w * u", "(1 + w) * u - w * c"),
+     "with_y and without are exchanged"),
     (12, GUIDED, swap(GUIDED_BODY, " - w * u", ""), "w * without is left out"),
     (12, GUIDED, swap(GUIDED_BODY, "- w * u", "- u"), "factor w is missing"),
     (12, GUIDED, swap(GUIDED_BODY, "(1 + w) * c - w * u", "c"), "there is no guidance"),
