@@ -53,18 +53,19 @@ def mix(student, t, lambdas, seed=1, rest=0, clip=True, size=4):
     tensor(got, f"{what}, an image for each lambda", (len(lambdas), *x_0.shape))
     times, right = sorted({time for _, time, _ in noised}), list(range(t, 0, -1))
     demand(times == [t] or t == 0 and not times, f"{what}: the images were noised to t = {times}")
-    why = {(*right[1:],): "one step too late: denoising starts at t - 1",
-           (t + 1, *right): "one step too early: denoising starts at t + 1",
-           (*right[:-1],): "the last step is skipped"}.get((*steps,), "")
+    why = {(*right[1:],): ". Denoising starts at t - 1, one step too late",
+           (t + 1, *right): ". Denoising starts at t + 1, one step too early",
+           (*right[:-1],): ". The last step is skipped"}.get((*steps,), "")
     demand(steps in (right, len(lambdas) * right), f"{what}: expected the steps {right}, got "
-           f"{steps}. {why}")
+           f"{steps}{why}")
     noised = noised if t else [[x_0, 0, 0 * x_0], [other, 0, 0 * x_0]]
     demand(len(noised) == 2, f"{what}: {len(noised)} images were noised, not 2. Noise both once, "
            "and mix the results for every lambda.")
     noised.sort(key=lambda each: not same(each[0], x_0))         # x_0 first, then other
-    eps, weight = torch.stack([each[2] for each in noised]), torch.tensor(lambdas).double()
-    return got + 10 * t, Formula(SEC_4_4, weight=weight.reshape(-1, 1, 1, 1),
-                                 x_t=x_0 + eps[0] + 10 * t, other_t=other + eps[1] + 10 * t), eps, told
+    eps = torch.stack([each[2] for each in noised])
+    x_t, other_t = torch.stack([x_0, other]) + eps + 10 * t
+    weight = torch.tensor(lambdas, dtype=torch.float64)[:, None, None, None]
+    return got + 10 * t, Formula(SEC_4_4, weight=weight, x_t=x_t, other_t=other_t), eps, told
 
 
 def check_the_same_t_both_ways(student):
@@ -86,7 +87,7 @@ def check_the_mixture_is_linear(student):
 def check_the_two_images_have_noise_of_their_own(student):
     """Both are noised once, for every lambda; each with its own eps, of 60,000 numbers in all."""
     def noise(*args):
-        return mix(student, 3, [0.0, 0.3, 0.6, 1.0], *args)[2]
+        return mix(student, 4, [0.0, 0.25, 0.5, 1.0], *args)[2]
     eps = noise(1, 0, True, 100)
     demand(not same(eps[0], eps[1]), "interpolate: both images got the same noise")
     demand(not same(eps[:, 0], eps[:, 1]), "interpolate: all channels got the same noise")
@@ -100,6 +101,6 @@ def check_the_two_images_have_noise_of_their_own(student):
 
 def check_clip_and_generator_reach_every_step(student):
     for clip in True, False:
-        told = mix(student, 3, [0.5], clip=clip)[3]
+        told = mix(student, 4, [0.5], clip=clip)[3]
         demand(all(each == [True, clip, True] for each in told), f"interpolate with clip={clip} and"
                " a generator: decoding was not told of them. Pass both on to `decode`, and model.")
