@@ -57,7 +57,7 @@ def decoder_nll(student, x_0, mean, sigma):
 
 
 def pixels(values, *shape):
-    return torch.tensor(values, dtype=torch.float64).div(127.5).sub(1).float().reshape(shape)
+    return (torch.tensor(values).double() / 127.5 - 1).float().reshape(shape)
 
 
 def eq_13(x_0, mean, sigma, half=1 / 255):
@@ -90,23 +90,18 @@ def check_the_probabilities_of_all_256_values_sum_to_1(student):
     check_the_decoder_integrates_over_a_bin(student)             # or one mistake has two names
     x_0 = pixels(list(range(256)), 1, 1, 1, 256)
     for m in 0.1, -1.0, 1.2:
-        p = torch.exp(-tensor(decoder_nll(student, x_0, torch.full(x_0.shape, m), 0.3),
-                              "decoder_nll", x_0.shape, torch.float64))[0, 0, 0]
-        right = torch.exp(-eq_13(x_0, torch.tensor(m), 0.3).value)[0, 0, 0]
+        mean = torch.full(x_0.shape, m)
+        got = tensor(decoder_nll(student, x_0, mean, 0.3), "decoder_nll", x_0.shape).double()
+        p, right = (torch.exp(-each).flatten() for each in (got, eq_13(x_0, mean, 0.3).value))
         expect(p[1:-1], right[1:-1], f"the probabilities of 1..254 at mean {m}, Eq. 13")
         expect(p.sum(), 1.0, "the sum of the probabilities of 0..255, of which those of 1..254 are "
                "right: do the bins of 0 and 255 reach to infinity?", rtol=1e-5)
 
 
-def log_tail(z):
-    """Return log P(X > z): far out Mills' ratio times the density."""
-    far = torch.log((1 - z ** -2 + 3 * z ** -4) / z) - z ** 2 / 2 - math.log(2 * math.pi) / 2
-    return torch.where(z > 20, far, torch.special.log_ndtr(-z))
-
-
 def far_out(x_0, mean, sigma):
-    """Eq. 13 by the tail in which the bin lies."""
-    near, far = (log_tail(((x_0 - mean).double().abs() + end / 255) / sigma) for end in (-1, 1))
+    """Eq. 13 by the tail in which the bin lies, as its logarithm."""
+    near, far = (torch.special.log_ndtr(-((x_0 - mean).double().abs() + end / 255) / sigma)
+                 for end in (-1, 1))
     return -near - torch.log(-torch.expm1(far - near))
 
 
