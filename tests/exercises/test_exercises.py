@@ -10,10 +10,10 @@ import subprocess
 import sys
 import types
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
-import tried_ca
 from answers import (LOSS, Q_BODY, RIGHT, RIGHT_IN_VARIANT, TIMES, WRONG, WRONG_IN_VARIANT, answer,
                      failures, hunted, missed)
 from stand_ins import refused
@@ -23,7 +23,8 @@ from exercises import hint, make
 from exercises.checks import ex09, run
 from exercises.hunt import defects
 
-for tried in (tried_ca,):
+for tried in sorted(Path(__file__).parent.glob("tried_*.py")):   # by whom has read the docstrings only
+    tried = importlib.import_module(tried.stem)
     RIGHT, WRONG = RIGHT + tried.RIGHT, WRONG + tried.WRONG
     RIGHT_IN_VARIANT = RIGHT_IN_VARIANT + tried.RIGHT_IN_VARIANT
     WRONG_IN_VARIANT = WRONG_IN_VARIANT + tried.WRONG_IN_VARIANT
