@@ -141,6 +141,8 @@ def misreadings(node):
     elif isinstance(node.op, ast.Div):
         yield f"the division by {right} is missing", lambda node: node.left
         yield f"it is multiplied by {right} and not divided", with_op(ast.Mult)
+    elif isinstance(node.op, ast.Pow) and getattr(node.right, "value", 0) == 2:
+        yield f"{left} is not squared", unrooted
 
 
 class Spoken(ast.NodeTransformer):
