@@ -112,11 +112,11 @@ return (error ** 2).mean() if reduction == "mean" else error ** 2"""
 STEP_BODY = """mean = self.posterior_mean(x_0_hat, x_t, t)
 if t == 1:
     return mean
-return mean + self.sigma[t] * torch.randn(x_t.shape, generator=generator)"""
-GUESS_BODY = """t = torch.full((len(x_t),), t)
+return mean + self.sigma[t] * torch.randn(x_t.shape, generator=generator, device=x_t.device)"""
+GUESS_BODY = """t = torch.full((len(x_t),), t, device=x_t.device)
 x_0_hat = self.predict_x_0(x_t, t, model(x_t, t))
 return x_0_hat.clip(-1, 1) if clip else x_0_hat"""
-SAMPLE_BODY = """x = torch.randn(*shape, generator=generator)
+SAMPLE_BODY = """x = torch.randn(*shape, generator=generator, device=self.beta.device)
 for t in reversed(range(1, self.T + 1)):
     x = self.p_sample(model, x, t, clip=clip, generator=generator)
 return x"""
@@ -232,7 +232,7 @@ eps = torch.randn(x_0.shape) if eps is None else eps
 eps_theta = model(self.q_sample(x_0, t, eps), t)
 return F.mse_loss(eps, eps_theta, reduction=reduction)"""}),
     (7, {STEP: STEP_BODY, GUESS: GUESS_BODY, SAMPLE: SAMPLE_BODY}),
-    (7, {SAMPLE: """x_T = torch.randn(shape, generator=generator)
+    (7, {SAMPLE: """x_T = torch.randn(shape, generator=generator, device=self.beta.device)
 for t, x_t, _ in self.reverse_process(model, x_T, clip, generator):
     pass
 return x_t"""}),
@@ -377,12 +377,13 @@ WRONG = [
     (7, GUESS, swap(GUESS_BODY, "x_0_hat.clip(-1, 1) if clip else x_0_hat", "x_0_hat"),
      "nothing is clipped"),
     (7, GUESS, swap(GUESS_BODY, " if clip else x_0_hat", ""), "although clip is False"),
-    (7, GUESS, swap(GUESS_BODY, "t = torch.full((len(x_t),), t)\n", ""), "(B,) tensor"),
+    (7, GUESS, swap(GUESS_BODY, "t = torch.full((len(x_t),), t, device=x_t.device)\n", ""),
+     "(B,) tensor"),
     (7, SAMPLE, swap(SAMPLE_BODY, "range(1, self.T + 1)", "range(self.T)"), "range(T - 1, -1, -1)"),
-    (7, SAMPLE, swap(SAMPLE_BODY, "range(1, self.T + 1)", "range(2, self.T + 1)"), "last step is"),
+    (7, SAMPLE, swap(SAMPLE_BODY, "range(1, self.T + 1)", "range(2, self.T + 1)"), "the last step"),
     (7, SAMPLE, swap(SAMPLE_BODY, "reversed(range(1, self.T + 1))", "range(1, self.T + 1)"),
-     "time runs forwards"),
-    (7, SAMPLE, swap(SAMPLE_BODY, "torch.randn(*shape, generator=generator)", "torch.zeros(shape)"),
+     "time run forwards"),
+    (7, SAMPLE, swap(SAMPLE_BODY, "randn(*shape, generator=generator, ", "zeros(shape, "),
      "x_T is not drawn"),
 ]
 
@@ -572,9 +573,9 @@ X_0_LOSS = swap(LOSS_BODY, "t) - eps", "t) - x_0")
 V_LOSS = swap(LOSS_BODY, "error = model(self.q_sample(x_0, t, eps), t) - eps",
               "a = at(self.alpha_bar, t, x_0)\nv = a ** .5 * eps - (1 - a) ** .5 * x_0\n"
               "error = model(self.q_sample(x_0, t, eps), t) - v")
-X_0_GUESS = """x_0_hat = model(x_t, torch.full((len(x_t),), t))
+X_0_GUESS = """x_0_hat = model(x_t, torch.full((len(x_t),), t, device=x_t.device))
 return x_0_hat.clip(-1, 1) if clip else x_0_hat"""
-V_GUESS = """t = torch.full((len(x_t),), t)
+V_GUESS = """t = torch.full((len(x_t),), t, device=x_t.device)
 a = at(self.alpha_bar, t, x_t)
 x_0_hat = a ** .5 * x_t - (1 - a) ** .5 * model(x_t, t)
 return x_0_hat.clip(-1, 1) if clip else x_0_hat"""
