@@ -4,8 +4,8 @@ import itertools
 
 import torch
 
-from .kit import (SAYS, Model, Odd, Process, coefficients, demand, expect, expect_noise, formula,
-                  made_of, plain, refused, same, tensor, theirs, walked)
+from .kit import (SAYS, Model, Odd, Process, built_on_those_above, coefficients, demand, expect,
+                  expect_noise, formula, plain, refused, same, tensor, theirs, walked)
 
 BETA = [0.1, 0.3, 0.2, 0.5]
 METHODS = ("p_sample", "estimate_x_0", "posterior_sample", "reverse_process", "sample")
@@ -37,7 +37,8 @@ def step(student, name, x_t, says, t, clip=False, variance="beta"):
 def reverse(student, x_T, says, clip=True):
     """Return what reverse_process yields, [as it was then, as it is in the end]."""
     model, then, now = Model(says, BETA, student.variant), [], []
-    for each in itertools.islice(lend(student).reverse_process(model, x_T, clip=clip), 20):
+    steps = lend(student).reverse_process(model, x_T, clip=clip)
+    for each in itertools.islice(steps, 20) if hasattr(steps, "__iter__") else ():
         then.append(plain(each))
         now.append(each)
     return [then, now, model.asked]
@@ -54,15 +55,15 @@ def sample(student, shape, says, clip=True, variance="beta", beta=BETA):
 
 
 @theirs
-def draws(student, name, x, seeds):
+def draws(student, name, x_t, seeds):
     """Return a draw for each seed of a generator; torch's own is seeded with other numbers."""
     process, model, got = lend(student), Model([0.0, 1.0], BETA, student.variant), []
-    given = {"posterior_sample": (x, x, 3), "p_sample": (model, x, 3),
-             "reverse_process": (model, x), "sample": (model, tuple(x.shape))}[name]
+    given = {"posterior_sample": (x_t, x_t, 3), "p_sample": (model, x_t, 3),
+             "reverse_process": (model, x_t), "sample": (model, tuple(x_t.shape))}[name]
     for n, seed in enumerate(seeds):
         torch.manual_seed(100 + n)
-        drawn = getattr(process, name)(*given, generator=torch.Generator().manual_seed(seed))
-        got.append(list(drawn)[-1][1] if name == "reverse_process" else drawn)
+        x = getattr(process, name)(*given, generator=torch.Generator().manual_seed(seed))
+        got.append(list(itertools.islice(x, 20)) if name == "reverse_process" else x)
     return got
 
 
@@ -103,7 +104,8 @@ def guess(student, x_t, says, t, clip):
     return far.clamp(-1, 1) if clip else far, wrong()
 
 
-def judge_guess(student, clip):
+def check_x_0_hat_is_what_the_prediction_stands_for(student, clip=False):
+    """Eq. 15, or what takes its place in a variant."""
     x_t, says = numbers(student)
     for t in (3, 2, 1, 4):
         got, asked = step(student, "estimate_x_0", x_t, says, t, clip)
@@ -113,21 +115,13 @@ def judge_guess(student, clip):
         expect(got, right, f"estimate_x_0 at t = {t} with clip={clip}", wrong, dtype=torch.float32)
 
 
-def check_x_0_hat_is_what_the_prediction_stands_for(student):
-    """Eq. 15, or what takes its place in a variant."""
-    judge_guess(student, False)
-
-
-@made_of(check_x_0_hat_is_what_the_prediction_stands_for)
+@built_on_those_above
 def check_x_0_hat_is_clipped_if_clip_is_true(student):
     """To [-1, 1], in which images lie."""
-    judge_guess(student, True)
+    check_x_0_hat_is_what_the_prediction_stands_for(student, True)
 
 
-GUESS = check_x_0_hat_is_what_the_prediction_stands_for, check_x_0_hat_is_clipped_if_clip_is_true
-
-
-@made_of(*GUESS)
+@built_on_those_above
 def check_one_step_has_the_mean_of_algorithm_2(student, cases=((3, False), (2, True), (4, True))):
     """mu_tilde_t(x_t, x_0_hat), Eq. 7, which is line 4 where nothing is clipped.
 
@@ -135,19 +129,20 @@ def check_one_step_has_the_mean_of_algorithm_2(student, cases=((3, False), (2, T
     """
     x_t, says = numbers(student)
     for t, clip in cases:
-        x_0_hat, wrong = guess(student, x_t, says, t, clip)
+        (x_0_hat, wrong), (far, _) = (guess(student, x_t, says, t, each) for each in (clip, False))
         mean = functools.partial(formula, EQ_7, BETA, t, x_t=x_t)
         for name, given in (("posterior_sample", x_0_hat.float()), ("p_sample", says)):
             what = f"{name} at t = {t}" + f" with clip={clip}" * (name == "p_sample")
             z, got = (tensor(step(student, name, *each), what, x_t.shape, torch.float32)
                       for each in ((0 * x_t, 0 * x_t, t), (x_t, given, t, clip)))
-            clipped = (mean(x_0_hat=guess(student, x_t, says, t, False)[0]).value + z).clamp(-1, 1)
+            clipped = [(f"when x_{{t-1}} is clipped{words}", (
+                mean(x_0_hat=value).value + z).clamp(-1, 1) - z) for words, value in (
+                (" instead of x_0_hat", far), (", which is noisy and no image yet", x_0_hat))]
             expect(got - z, mean(x_0_hat=x_0_hat), f"the mean of {what}, Algorithm 2, line 4",
-                   itertools.chain(
-                [("when x_{t-1} is clipped instead of x_0_hat", clipped - z)],
-                ((words, mean(x_0_hat=value).value) for words, value in wrong),
+                   clipped if name == "posterior_sample" else itertools.chain(
+                clipped, ((words, mean(x_0_hat=value).value) for words, value in wrong),
                 formula(LINE_4, BETA, t, x_t=x_t, eps_theta=says).slips()
-                if (student.variant, name, clip) == (0, "p_sample", False) else ()))
+                if student.variant == 0 and not clip else ()))
 
 
 def sigma(student, variance, t):
@@ -161,6 +156,7 @@ def sigma(student, variance, t):
                    ("when no noise is added", 0.0), ("when the noise is not scaled", 1.0)]
 
 
+@built_on_those_above
 def check_one_step_has_the_deviation_sigma_t(student):
     """All that is left where x_t and the prediction are 0; of both of the variances of sec. 3.2."""
     zero = torch.zeros(500, 3, 4, 4)
@@ -173,7 +169,7 @@ def check_one_step_has_the_deviation_sigma_t(student):
         expect_noise(got, right, student.seed, what, wrong)
 
 
-@made_of(*GUESS)
+@built_on_those_above
 def check_the_last_step_is_deterministic(student):
     """Algorithm 2, line 3: z = 0 at t = 1.  The mean is x_0_hat."""
     x_t, says = numbers(student)
@@ -186,67 +182,21 @@ def check_the_last_step_is_deterministic(student):
             ("when noise is added at the last step", right + z)], dtype=torch.float32)
 
 
-STEP = (*GUESS, check_one_step_has_the_mean_of_algorithm_2,
-        check_one_step_has_the_deviation_sigma_t, check_the_last_step_is_deterministic)
-
-
-@made_of(*STEP)
-def check_there_is_no_step_from_a_time_outside_1_to_T(student):
-    STEP[2](student, ((1, True), (4, True)))
-    zero = torch.zeros(4, 3, 2, 2)
-    for t in (0, 5, -1):
-        refused(lambda t=t: step(student, "p_sample", zero, zero, t), f"p_sample at t = {t}, T = 4")
-
-
-def check_sample_asks_for_T_to_1_in_order(student):
-    """Algorithm 2, line 2: for t = T, ..., 1."""
-    for shape, beta in (([2, 3, 2, 2], BETA), ([2, 2], [0.5])):
-        x, asked, raised, _ = sample(student, shape, 0.0, beta=beta)
-        walked("sample", asked, list(range(len(beta), 0, -1)), tuple(shape), raised)
-        tensor(x, "sample", shape, torch.float32)
-
-
-@made_of(*STEP, check_sample_asks_for_T_to_1_in_order)
-def check_all_of_sampling_gives_the_data(student):
-    """One point comes back exactly.  Where x_0 ~ N(0, 1), x_T and every step are drawn anew."""
-    x, _, _, graph = sample(student, [100, 2], [0.3, 0.0], variance="beta_tilde")
-    expect(x, torch.full((100, 2), 0.3), "samples where all data are 0.3", atol=1e-4)
-    demand(not graph, "sample: x_0 needs gradients: the graph of all T steps was kept. Nothing is "
-           "trained here: torch.no_grad(), as p_sample and reverse_process have it.")
-    shape, z = [500, 3, 4, 4], [torch.zeros(500, 3, 4, 4)]
-    x_0, asked, raised, _ = sample(student, shape, [0.0, 1.0], clip=False)
-    walked("sample", asked, [4, 3, 2, 1], tuple(shape), raised)
-    x = [*(x_t for x_t, _ in asked), tensor(x_0, "sample", shape)]
-    demand(x[0].any(), "sample: x_T is not drawn but is 0; it is drawn from N(0, I)")
-    demand((x[0] < 0).any(), "sample: no number of x_T is below 0. This is what you get when x_T "
-           "is uniform, of torch.rand; it is drawn from N(0, I)")
-    expect_noise(x[0], 1.0, student.seed, "x_T, which is drawn from N(0, I)")
-    for t in (4, 3, 2, 1):
-        x_0_hat = coefficients(BETA)["alpha_bar"][t] ** 0.5 * x[4 - t]
-        mean = formula(EQ_7, BETA, t, x_0_hat=x_0_hat, x_t=x[4 - t]).value
-        if t == 1:
-            return expect(x_0, mean, "x_0 of sample, which is x_0_hat of x_1")
-        right, _ = sigma(student, "beta", t)
-        z.append((x[5 - t] - mean).float() / right)
-        demand(not same(z[-1], z[-2]), "sample: every step adds the same noise. Draw z anew.")
-        expect_noise(z[-1], 1.0, student.seed, f"z in the step of sample from t = {t}")
-
-
-def shown(student, x_T, says, clip=True):
-    """Return what `reverse` does, if it is of threes."""
-    then, now, asked = reverse(student, x_T, says, clip)
-    demand(then and all(isinstance(each, list) and len(each) == 3 for each in then),
+def threes(steps):
+    demand(steps and all(isinstance(each, list) and len(each) == 3 for each in steps),
            "reverse_process: expected that t, x_t and x_0_hat are yielded, three at a time")
-    return then, now, asked
+    return steps
 
 
-@made_of(*STEP)
+@built_on_those_above
 def check_reverse_process_shows_every_step(student):
     """Yields t = T, ..., 0 with x_t and x_0_hat; at t = 0 both are x_0."""
     x_T = torch.linspace(-1, 1, 24).reshape(2, 3, 2, 2)
-    then, now, asked = shown(student, x_T, [0.3, 0.0])
+    then, now, asked = reverse(student, x_T, [0.3, 0.0])
+    threes(then)
     walked("reverse_process", asked, [4, 3, 2, 1], x_T.shape)
-    t = [t.tolist() if isinstance(t, torch.Tensor) else t for t, _, _ in then]
+    t = [t.item() if isinstance(t, torch.Tensor) and t.numel() == 1 else
+         t if isinstance(t, int) else type(t).__name__ for t, _, _ in then]
     demand(t == [4, 3, 2, 1, 0], f"reverse_process: expected t = 4, 3, 2, 1, 0, got {t}")
     for n, ((_, *was), (_, *still)) in enumerate(zip(then, now, strict=True)):
         there, next_x = f"of reverse_process at t = {4 - n}", asked[min(n + 1, 3)][0]
@@ -258,41 +208,74 @@ def check_reverse_process_shows_every_step(student):
             demand(torch.equal(one, two), f"{name} {there} was overwritten by a later step: one "
                    "tensor is changed in place. Compute a new one at each step.")
     expect(then[0][1], x_T, "x_T, the first that reverse_process yields")
+    x_T, says = torch.full((3, 1), 2.5), torch.full((3, 1), 9.0)
+    for clip in (True, False):
+        right, other = (guess(student, x_T, says, 4, each)[0] for each in (clip, not clip))
+        expect(threes(reverse(student, x_T, 9.0, clip)[0])[0][2], right, "x_0_hat of "
+               f"reverse_process with clip={clip}", [("when clip is not handed on", other)])
 
 
-@made_of(*STEP)
+def sampled(student, shape, says, clip=True, variance="beta", beta=BETA):
+    """Return x_0, the x_t of which the model was asked, and whether x_0 needs gradients."""
+    x, asked, raised, graph = sample(student, shape, says, clip, variance, beta)
+    walked("sample", asked, list(range(len(beta), 0, -1)), tuple(shape), raised)
+    return tensor(x, "sample", shape, torch.float32), [x_t for x_t, _ in asked], graph
+
+
+@built_on_those_above
+def check_sample_asks_for_T_to_1_in_order(student):
+    """Algorithm 2, line 2: for t = T, ..., 1.  What it returns is x_0_hat of x_1."""
+    for clip in (True, False):
+        x_0, x, _ = sampled(student, [2, 3, 2, 2], 9.0, clip)
+        right, other = (guess(student, x[3], torch.full_like(x_0, 9.0), 1, each)[0]
+                        for each in (clip, not clip))
+        expect(x_0, right, f"x_0 of sample with clip={clip}, which is x_0_hat of x_1", [
+            ("when clip is not handed on", other), ("when x_T is returned", x[0]),
+            ("when x_1 is returned", x[3])])
+    sampled(student, [2, 2], 0.0, beta=[0.5])
+
+
+@built_on_those_above
+def check_all_of_sampling_gives_the_data(student):
+    """One point comes back exactly.  Where x_0 ~ N(0, 1), x_T and every step are drawn anew."""
+    x_0, _, graph = sampled(student, [100, 2], [0.3, 0.0], variance="beta_tilde")
+    expect(x_0, torch.full((100, 2), 0.3), "samples where all data are 0.3", atol=1e-4)
+    demand(not graph, "sample: x_0 needs gradients: the graph of all T steps was kept. Nothing is "
+           "trained here: torch.no_grad(), as p_sample and reverse_process have it.")
+    _, x, _ = sampled(student, [500, 3, 4, 4], [0.0, 1.0], clip=False)
+    demand(x[0].any(), "sample: x_T is not drawn but is 0; it is drawn from N(0, I)")
+    demand((x[0] < 0).any(), "sample: no number of x_T is below 0. This is what you get when x_T "
+           "is uniform, of torch.rand; it is drawn from N(0, I)")
+    expect_noise(x[0], 1.0, student.seed, "x_T, which is drawn from N(0, I)")
+    z = torch.zeros_like(x[0])
+    for t, x_t, after in zip((4, 3, 2), x, x[1:], strict=False):
+        x_0_hat, before = coefficients(BETA)["alpha_bar"][t] ** 0.5 * x_t, z
+        mean = formula(EQ_7, BETA, t, x_0_hat=x_0_hat, x_t=x_t).value
+        z = (after - mean).float() / sigma(student, "beta", t)[0]
+        demand(not same(z, before), "sample: every step adds the same noise. Draw z anew.")
+        expect_noise(z, 1.0, student.seed, f"z in the step of sample from t = {t}")
+
+
+@built_on_those_above
 def check_the_generator_fixes_the_noise(student):
     """The same generator, the same x_{t-1}; no noise from anywhere else."""
     for name in ("posterior_sample", "p_sample", "reverse_process", "sample"):
-        x = torch.zeros(50, 1)
-        got = [tensor(each, name, x.shape) for each in draws(student, name, x, [0, 0, 1])]
+        x_t = torch.zeros(50, 1)
+        got = [tensor(threes(each)[-1][1] if name == "reverse_process" else each, name, x_t.shape)
+               for each in draws(student, name, x_t, [0, 0, 1])]
         demand(same(got[0], got[1]), f"{name}: the same generator gave other noise. Pass "
                "generator to torch.randn. Pass it on, to the first draw and to every step.")
-        demand(not same(got[0], got[2]), f"{name}: another generator gave the same noise")
+        demand(not same(got[0], got[2]), f"{name}: another generator gave the same noise, or none")
 
 
-@made_of(*STEP)
-def check_clip_is_handed_on(student):
-    x_T = torch.full((3, 1), 2.5)
-    right = {clip: guess(student, x_T, torch.full((3, 1), 9.0), 4, clip)[0]
-             for clip in (True, False)}
-    for clip in right:
-        then, _, _ = shown(student, x_T, 9.0, clip)
-        expect(then[0][2], right[clip], f"x_0_hat of reverse_process with clip={clip}",
-               [("when clip is not handed on", right[not clip])])
-        x_0 = tensor(sample(student, [50, 1], 9.0, clip)[0], "sample", (50, 1))
-        demand((x_0.abs().max() < 1.01) == clip, f"sample with clip={clip}: a number of x_0 is "
-               f"{x_0.abs().max():.3g}. This is what you get when clip is not handed on.")
-
-
-@made_of(*STEP)
+@built_on_those_above
 def check_all_is_on_the_device_of_x_t(student):
     """Tried on torch's meta device, which every machine has: tensors of a shape, without numbers.
 
     A coefficient may be there or on the CPU: one is needed to compute with it as a tensor, the
     other to read it as a number.
     """
-    STEP[2](student, ((2, True),))
+    check_one_step_has_the_mean_of_algorithm_2(student, ((2, True),))
     check_sample_asks_for_T_to_1_in_order(student)
     tries = [elsewhere(student, "p_sample", device) for device in ("meta", "cpu")]
     there = Odd("torch.strided tensor on meta")
@@ -303,3 +286,11 @@ def check_all_is_on_the_device_of_x_t(student):
     _, asked = elsewhere(student, "sample", "meta")
     demand(not asked or asked[0][0] == there, "sample: the process is on another device, and x_T "
            "on the CPU: torch.randn(shape, generator=generator, device=self.beta.device)")
+
+
+@built_on_those_above
+def check_there_is_no_step_from_a_time_outside_1_to_T(student):
+    check_one_step_has_the_mean_of_algorithm_2(student, ((1, True), (4, True)))
+    zero = torch.zeros(4, 3, 2, 2)
+    for t in (0, 5, -1):
+        refused(lambda t=t: step(student, "p_sample", zero, zero, t), f"p_sample at t = {t}, T = 4")

@@ -217,7 +217,7 @@ def walked(name, asked, down, shape, raised=""):
     """
     for x_t, t in asked:
         kind = (f"a {t.dtype} tensor of the shape {tuple(t.shape)}" if isinstance(t, torch.Tensor)
-                else t if isinstance(t, Odd) else f"a {type(t).__name__}")
+                else t if isinstance(t, Odd) else f"one {type(t).__name__}")
         demand(isinstance(t, torch.Tensor) and t.shape == shape[:1] and t.dtype == torch.int64,
                "the model must get t as a (B,) tensor of int64, one time for each image, which is "
                f"torch.full((len(x_t),), t, device=x_t.device) for an int t; it got {kind}")
@@ -227,7 +227,7 @@ def walked(name, asked, down, shape, raised=""):
     if told == down and not raised:
         return
     why = next((f" This is what you get from {slip}." for slip, times in (
-        ("range(T - 1, -1, -1): our t is the paper's, 1..T", less),
+        ("range(T - 1, -1, -1): our t is the paper's, 1..T", less * (len(down) > 1)),
         ("range(T - 1, -1, -1): our t is the paper's, 1..T", less[:-1] if raised else None),
         ("range(T, -1, -1): there is no step from t = 0", down if raised else [*down, 0]),
         ("letting time run forwards", down[::-1]), ("leaving out the first step", down[1:]),
@@ -238,19 +238,19 @@ def walked(name, asked, down, shape, raised=""):
                 + (f"; then came {raised}." if raised else ".") + why)
 
 
-def made_of(*checks):
-    """If a check fails, let those of what its function is made of have the first word."""
-    def mark(check):
-        @functools.wraps(check)
-        def run(student, *how):
-            try:
-                check(student, *how)
-            except Wrong:
-                for deeper in checks:
-                    deeper(student)
-                raise
-        return run
-    return mark
+def built_on_those_above(check):
+    """If a check fails, let those above it in its module have the first word: why they do."""
+    above = [each for name, each in check.__globals__.items() if name.startswith("check_")]
+
+    @functools.wraps(check)
+    def run(student, *how):
+        try:
+            check(student, *how)
+        except (Wrong, Raised):
+            for each in above:
+                each(student)
+            raise
+    return run
 
 
 def show(value, first=0, digits=5):
