@@ -1,251 +1,296 @@
 """7: Algorithm 2, ancestral sampling."""
+import functools
+import itertools
+
 import torch
 
-from .kit import SAYS, Process, Wrong, demand, expect, same, speak
+from .kit import (SAYS, Model, Odd, Process, built_on_those_above, coefficients, demand, expect,
+                  expect_noise, formula, plain, refused, same, tensor, theirs, walked)
 
 BETA = [0.1, 0.3, 0.2, 0.5]
-BAR = [1.0, 0.9, 0.63, 0.504, 0.252]                 # alpha_bar_0..alpha_bar_4
 METHODS = ("p_sample", "estimate_x_0", "posterior_sample", "reverse_process", "sample")
+X_0_HAT = ("(x_t - (1 - alpha_bar) ** 0.5 * eps_theta) / alpha_bar ** 0.5", "x_0_theta",
+           "alpha_bar ** 0.5 * x_t - (1 - alpha_bar) ** 0.5 * v_theta")      # of each variant
+EQ_7 = ("before ** 0.5 * beta / (1 - alpha_bar) * x_0_hat"
+        " + alpha ** 0.5 * (1 - before) / (1 - alpha_bar) * x_t")
+LINE_4 = "(x_t - beta / (1 - alpha_bar) ** 0.5 * eps_theta) / alpha ** 0.5"
 
 
-def lend(student, variance="beta"):
-    return Process.of(BETA, student.ddpm.DDPM, *METHODS, variance=variance)
+def lend(student, variance="beta", beta=BETA, device="cpu"):
+    process = Process.of(beta, student.ddpm.DDPM, *METHODS, variance=variance)
+    for name in (*coefficients(beta), "sigma"):
+        setattr(process, name, getattr(process, name).to(device))
+    return process
 
 
-def gaussian(m, s, variant=0):
-    """The perfect model where x_0 ~ N(m, s^2): eps* in closed form, or what a variant predicts."""
-    def model(x_t, t):
-        demand((t >= 1).all(), "the model was told t = 0, where there is no noise: tell it the "
-               "time of x_t, which is one more than that of x_{t-1}")
-        bar = torch.tensor(BAR)[t].reshape(-1, *[1] * (x_t.dim() - 1))
-        eps = (1 - bar) ** 0.5 * (x_t - bar ** 0.5 * m) / (bar * s ** 2 + 1 - bar)
-        return speak(variant, eps, x_t, bar)
-    return model
+@theirs
+def step(student, name, x_t, says, t, clip=False, variance="beta"):
+    """Return what a part of a step gives, where the model, or x_0_hat, is what `says` says."""
+    process, model, g = lend(student, variance), Model(says), torch.Generator()
+    g.manual_seed(student.seed)
+    return {"estimate_x_0": lambda: [process.estimate_x_0(model, x_t, t, clip=clip), model.asked],
+            "posterior_sample": lambda: process.posterior_sample(says, x_t, t, g),
+            "p_sample": lambda: process.p_sample(model, x_t, t, clip=clip, generator=g)}[name]()
 
 
-def constant(eps_theta, variant):
-    """A model whose prediction stands for this eps everywhere."""
-    def model(x_t, t):
-        bar = torch.tensor(BAR)[t].reshape(-1, *[1] * (x_t.dim() - 1))
-        return speak(variant, torch.full_like(x_t, eps_theta), x_t, bar)
-    return model
+@theirs
+def reverse(student, x_T, says, clip=True):
+    """Return what reverse_process yields, [as it was then, as it is in the end]."""
+    model, then, now = Model(says, BETA, student.variant), [], []
+    steps = lend(student).reverse_process(model, x_T, clip=clip)
+    for each in itertools.islice(steps, 20) if hasattr(steps, "__iter__") else ():
+        then.append(plain(each))
+        now.append(each)
+    return [then, now, model.asked]
 
 
-def deviation(student, variance, t):
-    """Return sigma_t of a process made with this variance, as the docstrings of a variant say."""
-    beta, tilde = BETA[t - 1], (1 - BAR[t - 1]) / (1 - BAR[t]) * BETA[t - 1]
-    named = beta if variance == "beta" else tilde
-    return ((named, tilde, (beta * tilde) ** 0.5)[student.variant]) ** 0.5
-
-
-def step(student, variance, t, s, std):
-    """Return the deviation of x_{t-1} where x_0 ~ N(m, s^2), the model is perfect and x_t has std.
-
-    The mean of a step is linear in x_t: Eq. 7 of E[x_0 | x_t].
-    """
-    slope = BAR[t] ** 0.5 * s ** 2 / (BAR[t] * s ** 2 + 1 - BAR[t])
-    mean = (BAR[t - 1] ** 0.5 * BETA[t - 1] * slope
-            + (1 - BETA[t - 1]) ** 0.5 * (1 - BAR[t - 1])) / (1 - BAR[t])
-    noise = deviation(student, variance, t) if t > 1 else 0
-    return (mean ** 2 * std ** 2 + noise ** 2) ** 0.5
-
-
-def misread(variant, eps_theta, x, t):
-    """Return the mean of x_{t-1} if what the model of a variant says is taken for eps."""
-    x_t = torch.tensor([[x]])
-    said = constant(eps_theta, variant)(x_t, torch.tensor([t])).item()
-    return (x - BETA[t - 1] / (1 - BAR[t]) ** 0.5 * said) / (1 - BETA[t - 1]) ** 0.5
-
-
-def check_one_step_has_the_mean_and_deviation_of_algorithm_2(student):
-    """From a fixed x_t, with eps_theta = 0.4 everywhere and nothing clipped."""
-    t, n, eps_theta, x = 3, 200_000, 0.4, 0.8
-    beta, bar, before = BETA[t - 1], BAR[t], BAR[t - 1]
-    tilde = (1 - before) / (1 - bar) * beta
-    mean = (x - beta / (1 - bar) ** 0.5 * eps_theta) / (1 - beta) ** 0.5     # Algorithm 2, line 4
-    for variance in ("beta", "beta_tilde"):
-        sigma = deviation(student, variance, t)
-        torch.manual_seed(student.seed)
-        x_t = torch.full((n, 1), x)
-        got = lend(student, variance).p_sample(constant(eps_theta, student.variant), x_t, t,
-                                               clip=False)
-        demand(got is not None, "p_sample: nothing was returned")
-        demand(got.shape == x_t.shape, f"p_sample: expected the shape {tuple(x_t.shape)}, got "
-               f"{tuple(got.shape)}")
-        x_0_hat = (x - (1 - bar) ** 0.5 * eps_theta) / bar ** 0.5
-        expect(got.mean(), mean, f"the mean of p_sample at t = {t}, Algorithm 2, line 4", [
-            ("when sqrt(beta_t) stands where beta_t belongs",
-             (x - beta ** 0.5 / (1 - bar) ** 0.5 * eps_theta) / (1 - beta) ** 0.5),
-            ("when the division by sqrt(alpha_t) is missing",
-             x - beta / (1 - bar) ** 0.5 * eps_theta),
-            ("when alpha_bar_t stands where alpha_t belongs",
-             (x - (1 - bar) / (1 - bar) ** 0.5 * eps_theta) / bar ** 0.5),
-            ("when x_0_hat is returned: that is a guess of x_0, not of x_{t-1}", x_0_hat),
-            (f"when the model is taken to predict eps, and not {SAYS[student.variant]}",
-             misread(student.variant, eps_theta, x, t))],
-            rtol=0, atol=0.01)
-        expect(got.std(), sigma, f"the deviation of p_sample at t = {t}, of a process made with "
-               f"variance={variance!r}", [
-            ("when the variance stands where the deviation belongs", sigma ** 2),
-            ("when beta_t is the variance", beta ** 0.5),
-            ("when beta_tilde_t is the variance", tilde ** 0.5),
-            ("when no noise is added", 0.0), ("when the noise is not scaled", 1.0)],
-            rtol=0.01, atol=0.003)
-
-
-def check_the_last_step_is_deterministic(student):
-    """Algorithm 2, line 3: z = 0 at t = 1.  For data that are one point, x_0 is that point."""
-    for variance in ("beta", "beta_tilde"):
-        process, x_t = lend(student, variance), torch.full((1000, 1), 0.7)
-        got = process.p_sample(gaussian(0.3, 0.0, student.variant), x_t, 1)
-        demand(got.std() < 1e-3, f"p_sample at t = 1: the deviation is {got.std().item():.3g}, not "
-               "0. This is what you get when noise is added at the last step.")
-        expect(got, torch.full((1000, 1), 0.3), "p_sample at t = 1 where all data are 0.3")
-
-
-def check_one_step_takes_q_t_to_q_t_minus_1(student):
-    """Two cases in which a variance is exact: data N(0, 1) with beta, one point with beta_tilde.
-
-    With the variances of another variant the deviation is a little off, and known as well.
-    """
-    n = 200_000
-    torch.manual_seed(student.seed)
-    for m, s, variance in ((0.0, 1.0, "beta"), (0.5, 0.0, "beta_tilde")):
-        for t in (4, 3, 2):
-            x_t = BAR[t] ** 0.5 * m + (BAR[t] * s ** 2 + 1 - BAR[t]) ** 0.5 * torch.randn(n, 1)
-            got = lend(student, variance).p_sample(gaussian(m, s, student.variant), x_t, t,
-                                                   clip=False)
-            mean = BAR[t - 1] ** 0.5 * m
-            std = step(student, variance, t, s, (BAR[t] * s ** 2 + 1 - BAR[t]) ** 0.5)
-            what = f"of x_{t - 1}, where x_0 ~ N({m}, {s}^2) and x_{t} ~ q(x_{t})"
-            expect(got.mean(), mean, f"the mean {what}", rtol=0, atol=0.015)
-            expect(got.std(), std, f"the deviation {what}", rtol=0.015)
-
-
-def check_x_0_hat_is_clipped_before_the_mean(student):
-    """A model far off: x_0_hat = 5 or so must count as 1, and x_{t-1} itself is not clipped."""
-    t = 3
-    x_t = torch.full((4000, 1), 2.5)
-    process = lend(student, "beta_tilde")
-
-    model = constant(-3.0, student.variant)
-    weight = BAR[t - 1] ** 0.5 * BETA[t - 1] / (1 - BAR[t])
-    rest = (1 - BETA[t - 1]) ** 0.5 * (1 - BAR[t - 1]) / (1 - BAR[t]) * 2.5
-    far = (2.5 + 3 * (1 - BAR[t]) ** 0.5) / BAR[t] ** 0.5
-    torch.manual_seed(student.seed)
-    got = process.p_sample(model, x_t, t).mean()
-    expect(got, weight + rest, "the mean of p_sample with x_0_hat clipped to 1", [
-        ("when nothing is clipped", weight * far + rest),
-        ("when x_{t-1} is clipped instead of x_0_hat", 1.0)], rtol=0, atol=0.06)
-    got = process.p_sample(constant(3.0, student.variant), -x_t, t).mean()
-    expect(got, -weight - rest, "the mean of p_sample with x_0_hat clipped to -1", [
-        ("when x_0_hat is clipped to [0, 1]: images lie in [-1, 1]", -rest)], rtol=0, atol=0.06)
-    got = process.p_sample(model, x_t, t, clip=False).mean()
-    expect(got, weight * far + rest, "the mean of p_sample with clip=False", [
-        ("when x_0_hat is clipped although clip is False", weight + rest)], rtol=0, atol=0.06)
-
-
-def check_sample_asks_for_T_to_1_in_order(student):
-    """Algorithm 2, line 2: for t = T, ..., 1."""
-    asked = []
-
-    def model(x_t, t):
-        demand(isinstance(t, torch.Tensor) and t.shape == (len(x_t),),
-               "the model must get t as a (B,) tensor, one time for each image")
-        demand(len(set(t.tolist())) == 1, "in one step of sampling all images have the same time")
-        asked.append(int(t[0]))
-        return torch.zeros_like(x_t)                 # of any kind: nobody looks at the values
-
-    x_0, error = None, ""
+@theirs
+def sample(student, shape, says, clip=True, variance="beta", beta=BETA):
+    model, x, raised = Model(says, beta, student.variant), None, ""
     try:
-        x_0 = lend(student).sample(model, (2, 1, 2, 2))
-    except (ValueError, IndexError) as raised:                   # of a t outside 1..T, say
-        error = f" Then came: {raised}."
-    zero_based = "This is what you get from range(T - 1, -1, -1): our t is the paper's, 1..T."
-    diagnosis = {(3, 2, 1, 0): zero_based, (4, 3, 2, 1, 0): "There is no step from t = 0.",
-                 (4, 3, 2): "This is what you get when the last step is skipped.",
-                 (1, 2, 3, 4): "This is what you get when time runs forwards.",
-                 (3, 2, 1): zero_based if error else
-                 "This is what you get when the first step is skipped."}.get(tuple(asked), "")
-    demand(asked == [4, 3, 2, 1] and not error, f"sample: with T = 4 the model was asked for t = "
-           f"{asked}, not [4, 3, 2, 1].{error} {diagnosis}")
-    demand(x_0 is not None, "sample: nothing was returned")
-    demand(x_0.shape == (2, 1, 2, 2), f"sample: expected the shape (2, 1, 2, 2), got "
-           f"{tuple(x_0.shape)}")
+        x = lend(student, variance, beta).sample(model, tuple(shape), clip=clip)
+    except (ValueError, IndexError) as error:                    # of a t outside 1..T, say
+        raised = f"{type(error).__name__}: {error}"
+    return [x, model.asked, raised, getattr(x, "requires_grad", False)]
 
 
-def check_all_of_sampling_gives_the_data(student):
-    """One point comes back exactly; N(0, 1) has its mean and deviation."""
-    torch.manual_seed(student.seed)
-    got = lend(student, "beta_tilde").sample(gaussian(0.3, 0.0, student.variant), (100, 1))
-    expect(got, torch.full((100, 1), 0.3), "samples where all data are 0.3", atol=1e-4)
-    seen, model = [], gaussian(0.0, 1.0, student.variant)
-
-    def keep(x_t, t):
-        seen.append(x_t)
-        return model(x_t, t)
-
-    got = lend(student).sample(keep, (100_000, 1), clip=False)
-    expect(seen[0].mean(), 0.0, "the mean of x_T", [("when x_T is uniform", 0.5)], atol=0.02)
-    expect(seen[0].std(), 1.0, "the deviation of x_T, which is drawn from N(0, I)", [
-        ("when x_T is not drawn but is 0", 0.0), ("when x_T is uniform", 12 ** -0.5)], rtol=0.02)
-    right = 1.0
-    for t in (4, 3, 2, 1):
-        right = step(student, "beta", t, 1.0, right)
-    noisy = (right ** 2 + deviation(student, "beta", 1) ** 2) ** 0.5
-    expect(got.std(), right, "the deviation of x_0 where data are N(0, 1): the last step takes the "
-           "mean", [("when noise is added at the last step", noisy)], rtol=0.02)
+@theirs
+def draws(student, name, x_t, seeds):
+    """Return a draw for each seed of a generator; torch's own is seeded with other numbers."""
+    process, model, got = lend(student), Model([0.0, 1.0], BETA, student.variant), []
+    given = {"posterior_sample": (x_t, x_t, 3), "p_sample": (model, x_t, 3),
+             "reverse_process": (model, x_t), "sample": (model, tuple(x_t.shape))}[name]
+    for n, seed in enumerate(seeds):
+        torch.manual_seed(100 + n)
+        x = getattr(process, name)(*given, generator=torch.Generator().manual_seed(seed))
+        got.append(list(itertools.islice(x, 20)) if name == "reverse_process" else x)
+    return got
 
 
+@theirs
+def elsewhere(student, name, device):
+    """Return what comes, and is asked, if x_t is on torch's meta device: shapes, no numbers."""
+    process, model, got = lend(student, device=device), Model(0.0), None
+    x_t = torch.zeros(2, 3, 2, 2, device="meta")
+    process.predict_x_0 = process.posterior_mean = lambda one, two, three: torch.zeros_like(x_t)
+    try:
+        got = process.p_sample(model, x_t, 2) if name == "p_sample" else \
+            process.sample(model, (2, 3, 2, 2))
+    except Exception:                                            # where all is not on one device
+        pass
+    return [got, model.asked]
+
+
+def numbers(student):
+    g = torch.Generator().manual_seed(student.seed)
+    return torch.randn(2, 4, 3, 2, 2, generator=g).mul(1.5).unbind(0)
+
+
+def guess(student, x_t, says, t, clip):
+    """Return x_0_hat as it should be, and an iterator of pairs (mistake, what it gives)."""
+    each = [formula(text, BETA, t, x_t=x_t, **{f"{name}_theta": says})
+            for text, name in zip(X_0_HAT, SAYS, strict=True)]
+    right, mine = each[student.variant], SAYS[student.variant]
+    far = right.value
+
+    def wrong():
+        yield "when x_0_hat is clipped although clip is False", far.clamp(-1, 1)
+        yield "when nothing is clipped", far
+        yield "when x_0_hat is clipped to [0, 1]: images lie in [-1, 1]", far.clamp(0, 1)
+        for words, value in (*((f"when the model is taken to predict {name}, and not {mine}",
+                                other.value) for name, other in zip(SAYS, each, strict=True)),
+                             *right.slips()):
+            yield words, value.clamp(-1, 1) if clip else value
+    return far.clamp(-1, 1) if clip else far, wrong()
+
+
+def check_x_0_hat_is_what_the_prediction_stands_for(student, clip=False):
+    """Eq. 15, or what takes its place in a variant."""
+    x_t, says = numbers(student)
+    for t in (3, 2, 1, 4):
+        got, asked = step(student, "estimate_x_0", x_t, says, t, clip)
+        walked("estimate_x_0", asked, [t], x_t.shape)
+        demand(same(asked[0][0], x_t), "estimate_x_0: the model must be given x_t as it is")
+        right, wrong = guess(student, x_t, says, t, clip)
+        expect(got, right, f"estimate_x_0 at t = {t} with clip={clip}", wrong, dtype=torch.float32)
+
+
+@built_on_those_above
+def check_x_0_hat_is_clipped_if_clip_is_true(student):
+    """To [-1, 1], in which images lie."""
+    check_x_0_hat_is_what_the_prediction_stands_for(student, True)
+
+
+@built_on_those_above
+def check_one_step_has_the_mean_of_algorithm_2(student, cases=((3, False), (2, True), (4, True))):
+    """mu_tilde_t(x_t, x_0_hat), Eq. 7, which is line 4 where nothing is clipped.
+
+    The same generator draws the same z, so that a difference of two steps is without it.
+    """
+    x_t, says = numbers(student)
+    for t, clip in cases:
+        (x_0_hat, wrong), (far, _) = (guess(student, x_t, says, t, each) for each in (clip, False))
+        mean = functools.partial(formula, EQ_7, BETA, t, x_t=x_t)
+        for name, given in (("posterior_sample", x_0_hat.float()), ("p_sample", says)):
+            what = f"{name} at t = {t}" + f" with clip={clip}" * (name == "p_sample")
+            z, got = (tensor(step(student, name, *each), what, x_t.shape, torch.float32)
+                      for each in ((0 * x_t, 0 * x_t, t), (x_t, given, t, clip)))
+            clipped = [(f"when x_{{t-1}} is clipped{words}", (
+                mean(x_0_hat=value).value + z).clamp(-1, 1) - z) for words, value in (
+                (" instead of x_0_hat", far), (", which is noisy and no image yet", x_0_hat))]
+            expect(got - z, mean(x_0_hat=x_0_hat), f"the mean of {what}, Algorithm 2, line 4",
+                   clipped if name == "posterior_sample" else itertools.chain(
+                clipped, ((words, mean(x_0_hat=value).value) for words, value in wrong),
+                formula(LINE_4, BETA, t, x_t=x_t, eps_theta=says).slips()
+                if student.variant == 0 and not clip else ()))
+
+
+def sigma(student, variance, t):
+    """Return sigma_t, its choices by name, of a process made with this variance."""
+    beta, tilde = (coefficients(BETA)[name][t].item() for name in ("beta", "beta_tilde"))
+    named = beta if variance == "beta" else tilde
+    right = (named, tilde, (beta * tilde) ** 0.5)[student.variant] ** 0.5
+    return right, [("when the variance stands where the deviation belongs", right ** 2),
+                   ("when beta_t is the variance", beta ** 0.5),
+                   ("when beta_tilde_t is the variance", tilde ** 0.5),
+                   ("when no noise is added", 0.0), ("when the noise is not scaled", 1.0)]
+
+
+@built_on_those_above
+def check_one_step_has_the_deviation_sigma_t(student):
+    """All that is left where x_t and the prediction are 0; of both of the variances of sec. 3.2."""
+    zero = torch.zeros(500, 3, 4, 4)
+    for variance, t, name in itertools.product(("beta", "beta_tilde"), (3, 2, 4), (
+            "posterior_sample", "p_sample")):
+        what = f"{name} at t = {t}, of a process made with variance={variance!r}"
+        got = tensor(step(student, name, zero, zero, t, variance=variance), what, zero.shape,
+                     torch.float32)
+        right, wrong = sigma(student, variance, t)
+        expect_noise(got, right, student.seed, what, wrong)
+
+
+@built_on_those_above
+def check_the_last_step_is_deterministic(student):
+    """Algorithm 2, line 3: z = 0 at t = 1.  The mean is x_0_hat."""
+    x_t, says = numbers(student)
+    right, _ = guess(student, x_t, says, 1, True)
+    for variance, (name, given) in itertools.product(("beta", "beta_tilde"), (
+            ("posterior_sample", right.float()), ("p_sample", says))):
+        z, got = (tensor(step(student, name, *each, True, variance), f"{name} at t = 1", x_t.shape)
+                  for each in ((0 * x_t, 0 * x_t, 1), (x_t, given, 1)))
+        expect(got, right, f"{name} at t = 1, which is x_0_hat", [
+            ("when noise is added at the last step", right + z)], dtype=torch.float32)
+
+
+def threes(steps):
+    demand(steps and all(isinstance(each, list) and len(each) == 3 for each in steps),
+           "reverse_process: expected that t, x_t and x_0_hat are yielded, three at a time")
+    return steps
+
+
+@built_on_those_above
 def check_reverse_process_shows_every_step(student):
     """Yields t = T, ..., 0 with x_t and x_0_hat; at t = 0 both are x_0."""
-    x_T = torch.full((3, 1), 0.9)
-    steps = list(lend(student).reverse_process(gaussian(0.3, 0.0, student.variant), x_T))
-    demand([t for t, _, _ in steps] == [4, 3, 2, 1, 0], "reverse_process: expected t = 4, 3, 2, 1, "
-           f"0, got {[t for t, _, _ in steps]}")
-    expect(steps[0][1], x_T, "x_T, the first that reverse_process yields")
-    for t, _, x_0_hat in steps:
-        expect(x_0_hat, torch.full((3, 1), 0.3), f"x_0_hat at t = {t}, where all data are 0.3",
-               atol=1e-4)
-    expect(steps[-1][1], steps[-1][2], "x_t and x_0_hat at t = 0")
+    x_T = torch.linspace(-1, 1, 24).reshape(2, 3, 2, 2)
+    then, now, asked = reverse(student, x_T, [0.3, 0.0])
+    threes(then)
+    walked("reverse_process", asked, [4, 3, 2, 1], x_T.shape)
+    t = [t.item() if isinstance(t, torch.Tensor) and t.numel() == 1 else
+         t if isinstance(t, int) else type(t).__name__ for t, _, _ in then]
+    demand(t == [4, 3, 2, 1, 0], f"reverse_process: expected t = 4, 3, 2, 1, 0, got {t}")
+    for n, ((_, *was), (_, *still)) in enumerate(zip(then, now, strict=True)):
+        there, next_x = f"of reverse_process at t = {4 - n}", asked[min(n + 1, 3)][0]
+        expect(was[1], torch.full_like(x_T, 0.3), f"x_0_hat {there}, where all data are 0.3",
+               [("when x_t stands where x_0_hat belongs", was[0])], atol=1e-4, dtype=torch.float32)
+        expect(was[0], asked[n][0] if n < 4 else was[1], f"x_t {there}, that of which the model is "
+               "asked", [("when x_{t-1} is yielded with t", next_x)], dtype=torch.float32)
+        for name, one, two in zip(("x_t", "x_0_hat"), was, still, strict=True):
+            demand(torch.equal(one, two), f"{name} {there} was overwritten by a later step: one "
+                   "tensor is changed in place. Compute a new one at each step.")
+    expect(then[0][1], x_T, "x_T, the first that reverse_process yields")
+    x_T, says = torch.full((3, 1), 2.5), torch.full((3, 1), 9.0)
+    for clip in (True, False):
+        right, other = (guess(student, x_T, says, 4, each)[0] for each in (clip, not clip))
+        expect(threes(reverse(student, x_T, 9.0, clip)[0])[0][2], right, "x_0_hat of "
+               f"reverse_process with clip={clip}", [("when clip is not handed on", other)])
 
 
+def sampled(student, shape, says, clip=True, variance="beta", beta=BETA):
+    """Return x_0, the x_t of which the model was asked, and whether x_0 needs gradients."""
+    x, asked, raised, graph = sample(student, shape, says, clip, variance, beta)
+    walked("sample", asked, list(range(len(beta), 0, -1)), tuple(shape), raised)
+    return tensor(x, "sample", shape, torch.float32), [x_t for x_t, _ in asked], graph
+
+
+@built_on_those_above
+def check_sample_asks_for_T_to_1_in_order(student):
+    """Algorithm 2, line 2: for t = T, ..., 1.  What it returns is x_0_hat of x_1."""
+    for clip in (True, False):
+        x_0, x, _ = sampled(student, [2, 3, 2, 2], 9.0, clip)
+        right, other = (guess(student, x[3], torch.full_like(x_0, 9.0), 1, each)[0]
+                        for each in (clip, not clip))
+        expect(x_0, right, f"x_0 of sample with clip={clip}, which is x_0_hat of x_1", [
+            ("when clip is not handed on", other), ("when x_T is returned", x[0]),
+            ("when x_1 is returned", x[3])])
+    sampled(student, [2, 2], 0.0, beta=[0.5])
+
+
+@built_on_those_above
+def check_all_of_sampling_gives_the_data(student):
+    """One point comes back exactly.  Where x_0 ~ N(0, 1), x_T and every step are drawn anew."""
+    x_0, _, graph = sampled(student, [100, 2], [0.3, 0.0], variance="beta_tilde")
+    expect(x_0, torch.full((100, 2), 0.3), "samples where all data are 0.3", atol=1e-4)
+    demand(not graph, "sample: x_0 needs gradients: the graph of all T steps was kept. Nothing is "
+           "trained here: torch.no_grad(), as p_sample and reverse_process have it.")
+    _, x, _ = sampled(student, [500, 3, 4, 4], [0.0, 1.0], clip=False)
+    demand(x[0].any(), "sample: x_T is not drawn but is 0; it is drawn from N(0, I)")
+    demand((x[0] < 0).any(), "sample: no number of x_T is below 0. This is what you get when x_T "
+           "is uniform, of torch.rand; it is drawn from N(0, I)")
+    expect_noise(x[0], 1.0, student.seed, "x_T, which is drawn from N(0, I)")
+    z = torch.zeros_like(x[0])
+    for t, x_t, after in zip((4, 3, 2), x, x[1:], strict=False):
+        x_0_hat, before = coefficients(BETA)["alpha_bar"][t] ** 0.5 * x_t, z
+        mean = formula(EQ_7, BETA, t, x_0_hat=x_0_hat, x_t=x_t).value
+        z = (after - mean).float() / sigma(student, "beta", t)[0]
+        demand(not same(z, before), "sample: every step adds the same noise. Draw z anew.")
+        expect_noise(z, 1.0, student.seed, f"z in the step of sample from t = {t}")
+
+
+@built_on_those_above
 def check_the_generator_fixes_the_noise(student):
     """The same generator, the same x_{t-1}; no noise from anywhere else."""
-    process, x_t = lend(student), torch.zeros(50, 1)
-    draws = []
-    for seed in (0, 0, 1):
-        g = torch.Generator().manual_seed(seed)
-        draws.append(process.p_sample(gaussian(0, 1, student.variant), x_t, 3, generator=g))
-    demand(same(draws[0], draws[1]), "p_sample: the same generator gave other noise. Pass "
-           "generator to torch.randn.")
-    demand(not same(draws[0], draws[2]), "p_sample: another generator gave the same noise")
-    demand(draws[0].unique().numel() > 40, "p_sample: all images share their noise")
-    for name, draw in (("sample", lambda g: process.sample(gaussian(0, 1, student.variant), (50, 1),
-                                                           generator=g)),
-                       ("reverse_process", lambda g: list(process.reverse_process(
-                           gaussian(0, 1, student.variant), x_t, generator=g))[-1][1])):
-        one, two = (draw(torch.Generator().manual_seed(5)) for _ in range(2))
-        demand(same(one, two), f"{name}: the same generator gave other noise. Pass it "
-               "on, to the first draw and to every step.")
+    for name in ("posterior_sample", "p_sample", "reverse_process", "sample"):
+        x_t = torch.zeros(50, 1)
+        got = [tensor(threes(each)[-1][1] if name == "reverse_process" else each, name, x_t.shape)
+               for each in draws(student, name, x_t, [0, 0, 1])]
+        demand(same(got[0], got[1]), f"{name}: the same generator gave other noise. Pass "
+               "generator to torch.randn. Pass it on, to the first draw and to every step.")
+        demand(not same(got[0], got[2]), f"{name}: another generator gave the same noise, or none")
 
 
-def check_reverse_process_clips_only_if_told(student):
-    x_T, model = torch.full((3, 1), 2.5), constant(-3.0, student.variant)
-    for clip in (True, False):
-        x_0_hat = next(iter(lend(student).reverse_process(model, x_T, clip=clip)))[2]
-        far = (2.5 + 3 * (1 - BAR[4]) ** 0.5) / BAR[4] ** 0.5
-        expect(x_0_hat, torch.full((3, 1), 1.0 if clip else far), f"x_0_hat of reverse_process "
-               f"with clip={clip}", [("when clip is not passed on", torch.full((3, 1), far)),
-                                ("when clip is not passed on", torch.ones(3, 1))])
+@built_on_those_above
+def check_all_is_on_the_device_of_x_t(student):
+    """Tried on torch's meta device, which every machine has: tensors of a shape, without numbers.
+
+    A coefficient may be there or on the CPU: one is needed to compute with it as a tensor, the
+    other to read it as a number.
+    """
+    check_one_step_has_the_mean_of_algorithm_2(student, ((2, True),))
+    check_sample_asks_for_T_to_1_in_order(student)
+    tries = [elsewhere(student, "p_sample", device) for device in ("meta", "cpu")]
+    there = Odd("torch.strided tensor on meta")
+    demand(any(t == there for _, asked in tries for _, t in asked), "p_sample: x_t is on another "
+           "device, and the model's t on the CPU: torch.full((len(x_t),), t, device=x_t.device)")
+    demand(any(got == there for got, _ in tries), "p_sample: x_t is on another device, and z on "
+           "the CPU: torch.randn(x_t.shape, generator=generator, device=x_t.device)")
+    _, asked = elsewhere(student, "sample", "meta")
+    demand(not asked or asked[0][0] == there, "sample: the process is on another device, and x_T "
+           "on the CPU: torch.randn(shape, generator=generator, device=self.beta.device)")
 
 
+@built_on_those_above
 def check_there_is_no_step_from_a_time_outside_1_to_T(student):
-    for t in (0, 5):
-        try:
-            lend(student).p_sample(lambda x_t, t: 0 * x_t, torch.zeros(1, 1), t)
-        except ValueError:
-            continue
-        except IndexError as error:
-            raise Wrong(f"p_sample at t = {t}, T = 4: expected a ValueError, got {error}") from None
-        raise Wrong(f"p_sample at t = {t}, T = 4, was accepted. Raise a ValueError.")
+    check_one_step_has_the_mean_of_algorithm_2(student, ((1, True), (4, True)))
+    zero = torch.zeros(4, 3, 2, 2)
+    for t in (0, 5, -1):
+        refused(lambda t=t: step(student, "p_sample", zero, zero, t), f"p_sample at t = {t}, T = 4")

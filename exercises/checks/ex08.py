@@ -7,75 +7,64 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .kit import demand, expect, same
-
-TRAINS = True                                        # an optimizer is made: worker.py
-
-
-def network(w):
-    net = nn.Linear(2, 1)
-    with torch.no_grad():
-        net.weight.fill_(w)
-        net.bias.fill_(10 * w)
-    return net
-
-
-def check_the_average_moves_towards_the_model(student):
-    """ema <- decay ema + (1 - decay) model."""
-    ema, model = network(1.0).requires_grad_(False), network(2.0)
-    weight = ema.weight
-    student.train.update_ema(ema, model, 0.9)
-    demand(ema.weight is weight, "update_ema: the weights of ema must be changed in place")
-    expect(model.weight.detach(), torch.full((1, 2), 2.0), "the weights of model, after update_ema",
-           [("when model is changed and ema is not", torch.full((1, 2), 1.9)),
-            ("when model is changed and ema is not", torch.full((1, 2), 1.1))])
-    expect(ema.weight, torch.full((1, 2), 1.1), "update_ema with decay 0.9, from 1 towards 2", [
-        ("when decay and 1 - decay are exchanged", torch.full((1, 2), 1.9)),
-        ("when the weights are copied", torch.full((1, 2), 2.0)),
-        ("when nothing happens", torch.full((1, 2), 1.0)),
-        ("when 1 - decay is forgotten", torch.full((1, 2), 0.9 + 2)),
-        ("when the two are just averaged", torch.full((1, 2), 1.5))])
-    expect(ema.bias, torch.full((1,), 11.0), "the bias after update_ema", [
-        ("when only the first of the parameters is averaged", torch.full((1,), 10.0))])
-    demand(not ema.weight.requires_grad, "update_ema: the average must not need gradients")
-
-
-def check_a_thousand_updates_are_a_geometric_sum(student):
-    ema, model = network(0.0).requires_grad_(False), network(1.0)
-    for _ in range(1000):
-        student.train.update_ema(ema, model, 0.999)
-    expect(ema.weight, torch.full((1, 2), 1 - 0.999 ** 1000), "1,000 updates towards 1",
-           rtol=1e-3)
-
-
-def check_buffers_are_copied(student):
-    """They are no weights: an average of counts and running means is of no use."""
-    ema, model = (nn.Sequential(network(0.0), nn.BatchNorm1d(1)).requires_grad_(False)
-                  for _ in range(2))
-    model[1].running_mean.fill_(3.0)
-    model[1].num_batches_tracked.fill_(7)
-    student.train.update_ema(ema, model, 0.9)
-    expect(ema[1].running_mean, torch.full((1,), 3.0), "a buffer of ema, after update_ema", [
-        ("when buffers are averaged as weights are", torch.full((1,), 0.3)),
-        ("when buffers are left as they are", torch.full((1,), 0.0))])
-    demand(ema[1].num_batches_tracked == 7, "update_ema: a buffer of integers is copied too")
-    model[1].running_mean.fill_(5.0)
-    demand(ema[1].running_mean == 3, "update_ema: ema and model must not share their buffers")
-
+from .kit import Formula, built_on_those_above, demand, expect, same, theirs
 
 LOGGED = [[step, *[0.5] * 6] for step in (1, 2, 3)]  # the rows of log.csv when a run was killed
 
 
-def begin(student, out):
-    """Make two steps of a run of ten, and save it; its log has a line of a third."""
-    run = fresh(student, out, student.seed)
-    for _ in range(2):
-        step(run)
-    run.tally[1, 2] = 3.0
-    run.save()
-    with open(Path(out, "log.csv"), "w", newline="") as f:
-        csv.writer(f).writerows([student.run.COLUMNS, *LOGGED])
-    return run
+@theirs
+def average(student, ema_is, model_is, decay, steps=1):
+    """Return what two networks hold after update_ema, all of whose numbers were these."""
+    ema, model = nets = [nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1)) for _ in range(2)]
+    for net, number in zip(nets, (ema_is, model_is), strict=True):
+        for tensor in (*net.parameters(), *net.buffers()):
+            tensor.data.fill_(number)
+    weights, views = [*ema.requires_grad_(False).parameters()], [w[:] for w in ema.parameters()]
+    for _ in range(steps):
+        student.train.update_ema(ema, model, decay)
+    got = {"weights": [*ema.parameters()], "buffers": copy.deepcopy([*ema.buffers()]),
+           "model": copy.deepcopy([*model.parameters(), *model.buffers()]),
+           "graph": any(weight.requires_grad for weight in ema.parameters()),
+           "in place": all(one is two and torch.equal(one, view) for one, two, view in zip(
+               ema.parameters(), weights, views, strict=True))}
+    model[1].running_mean += 1
+    return {**got, "shared": not torch.equal(ema[1].running_mean, got["buffers"][0])}
+
+
+def check_the_average_moves_towards_the_model(student):
+    """ema <- decay ema + (1 - decay) model."""
+    got = average(student, 3.0, 5.0, 0.9)
+    for each in got["model"]:
+        expect(each, torch.full_like(each, 5), "a number of model, after update_ema", [
+            ("when model is changed and ema is not", torch.full_like(each, number))
+            for number in (4.8, 3.2)])
+    demand(got["in place"], "update_ema: the weights of ema must be changed in place, as by "
+           "`lerp_`, `mul_` and `add_` or `copy_`: others hold these tensors")
+    for n, each in enumerate(got["weights"]):
+        ema, model = (torch.full_like(each, number).double() for number in (3, 5))
+        expect(each, Formula("decay * ema + (1 - decay) * model", decay=0.9, ema=ema, model=model),
+               "update_ema with decay 0.9, from 3 towards 5", [
+            ("when decay and 1 - decay are exchanged", 1.6 * ema),
+            ("when the weights are copied", model),
+            ("when only the first weight is averaged" if n else "when nothing happens", ema),
+            ("when the two are just averaged", ema + 1)])
+    demand(not got["graph"], "update_ema: the average must not need gradients")
+
+
+@built_on_those_above
+def check_a_thousand_updates_are_a_geometric_sum(student):
+    for each in average(student, 0.0, 1.0, 0.999, steps=1000)["weights"]:
+        expect(each, torch.full_like(each, 1 - 0.999 ** 1000), "1,000 updates towards 1", rtol=1e-3)
+
+
+def check_buffers_are_copied(student):
+    """They are no weights: an average of counts and running means is of no use."""
+    got = average(student, 0.0, 3.0, 0.9)
+    for each, name in zip(got["buffers"], ("floats", "floats", "integers"), strict=True):
+        expect(each, torch.full_like(each, 3), f"a buffer of {name} of ema, after update_ema", [
+            ("when buffers are averaged as weights are", torch.full_like(each, 0.3)),
+            ("when buffers are left as they are", torch.zeros_like(each))])
+    demand(not got["shared"], "update_ema: ema and model must not share their buffers")
 
 
 def fresh(student, out, seed, resume=False):
@@ -89,59 +78,80 @@ def fresh(student, out, seed, resume=False):
                            resume)
 
 
-def step(run):
-    run.optimizer.zero_grad()
-    run.model(torch.randn(5, 3)).square().mean().backward()
-    run.optimizer.step()
-    with torch.no_grad():
-        for average, weight in zip(run.ema.parameters(), run.model.parameters(), strict=True):
-            average.lerp_(weight, 0.1)
-    run.step += 1
+def steps(run, n=2):
+    for _ in range(n):
+        run.optimizer.zero_grad()
+        run.model(torch.randn(5, 3)).square().mean().backward()
+        run.optimizer.step()
+        with torch.no_grad():
+            for average, weight in zip(run.ema.parameters(), run.model.parameters(), strict=True):
+                average.lerp_(weight, 0.1)
+        run.step += 1
+    return run
 
 
-def resumed(student, out):
-    """Make a run with other weights in that folder, and let the student's restore go on there."""
-    again = fresh(student, out, student.seed + 1, resume=True)
-    again.restore()
-    return again
+def said(run):
+    """Return all that a run has to put back."""
+    state = [run.optimizer.state[weight] for weight in run.model.parameters()]
+    return copy.deepcopy({
+        "step": run.step, "the tally, the losses since the last line of the log": run.tally,
+        "the weights (model)": [*run.model.parameters()],
+        "the averaged weights (ema)": [*run.ema.parameters()],
+        **{f"the optimizer's {name}": [each.get(name) for each in state]
+           for name in ("exp_avg", "exp_avg_sq", "step")},
+        "the state of the random numbers": torch.get_rng_state()})
+
+
+@theirs
+def restored(student, more):
+    """Save a run of two steps, and let another with other weights go on where it was.
+
+    The checkpoint is written by the project's own `save`; the log has a line of a third step.
+    more: steps that both make after that.
+    """
+    with tempfile.TemporaryDirectory() as out:
+        run = steps(fresh(student, out, student.seed), 2)
+        run.tally[1, 2] = 3.0
+        run.save()
+        with open(Path(out, "log.csv"), "w", newline="") as f:
+            csv.writer(f).writerows([student.run.COLUMNS, *LOGGED])
+        expected = said(steps(run, more))
+        again = fresh(student, out, student.seed + 1, resume=True)
+        held = again.model, again.ema, again.optimizer, *again.model.parameters()
+        again.restore()
+        own = all(one is two for one, two in zip(held, (
+            again.model, again.ema, again.optimizer, *again.model.parameters()), strict=True))
+        return [expected, said(steps(again, more)), own,
+                [row[0] for row in student.run.read_log(Path(out, "log.csv"))]]
+
+
+def equal(one, two):
+    """Are these the same numbers?  They were only moved, into a file and back."""
+    if isinstance(two, list):
+        return isinstance(one, list) and len(one) == len(two) and all(map(equal, one, two))
+    return isinstance(one, torch.Tensor) and one.dtype == two.dtype and torch.equal(one, two)
 
 
 def check_restore_puts_everything_back(student):
-    """The checkpoint is written by the project's own `save`.
-
-    Numbers are only moved, into a file and back: they come back bit for bit.
-    """
-    with tempfile.TemporaryDirectory() as out:
-        run = begin(student, out)
-        expected = torch.get_rng_state()
-        again = resumed(student, out)
-        rng = torch.get_rng_state()
-    demand(again.step == 2, f"restore: expected step 2, got {again.step}")
-    for name, told in (("model", "the weights"), ("ema", "the averaged weights")):
-        for one, two in zip(getattr(run, name).parameters(), getattr(again, name).parameters(),
-                            strict=True):
-            demand(torch.equal(one, two), f"restore: {told} ({name}) are not those of the file")
-    demand(len(again.optimizer.state) == 4, "restore: the optimizer has no moments. Adam would "
-           "start anew: its state belongs to the checkpoint too.")
-    for moment in "exp_avg", "exp_avg_sq", "step":
-        kept = [[state[moment] for state in each.optimizer.state.values()] for each in (run, again)]
-        demand(all(map(torch.equal, *kept)), f"restore: the optimizer's moments are others: "
-               f"{moment}")
-    demand(torch.equal(rng, expected), "restore: the state of the random numbers is not that of "
-           "the checkpoint, so the batches and the noise will be others")
-    demand(torch.equal(run.tally, again.tally), "restore: the tally, the losses since the last "
-           "line of the log, was not put back")
+    """Bit for bit."""
+    expected, got, own, _ = restored(student, 0)
+    demand(type(got["step"]) is int and got["step"] == 2,
+           f"restore: expected step 2, got {got['step']}")
+    demand(own, "restore: model, ema, optimizer and the weights must stay the objects that they "
+           "are, for `train` goes on with these: load into them, do not replace them")
+    demand(got["the optimizer's exp_avg"] != [None] * 4, "restore: the optimizer has no moments. "
+           "Adam would start anew: its state belongs to the checkpoint too.")
+    for name in [*expected][1:]:
+        demand(equal(got[name], expected[name]), f"restore: not as in the checkpoint: {name}")
 
 
+@built_on_those_above
 def check_the_log_is_cut_where_the_checkpoint_is(student):
     """Of three lines the third was lived after the checkpoint, and the second's interval goes on.
 
     That is how it is where a run is saved between two lines of its log, and goes on with a tally.
     """
-    with tempfile.TemporaryDirectory() as out:
-        begin(student, out)
-        resumed(student, out)
-        kept = [row[0] for row in student.run.read_log(Path(out, "log.csv"))]
+    *_, kept = restored(student, 0)
     demand(kept, "restore: no line of log.csv is left. This is what you get when it is cut before "
            "self.step is back: `keep_log` looks at it.")
     demand(3 not in kept, "restore: log.csv has a line of step 3, and the checkpoint is of step 2: "
@@ -151,19 +161,10 @@ def check_the_log_is_cut_where_the_checkpoint_is(student):
            "is cut before self.tally is back: `keep_log` looks at it.")
 
 
+@built_on_those_above
 def check_going_on_equals_never_having_stopped(student):
     """Two steps, restore, two steps: the same as four steps."""
-    with tempfile.TemporaryDirectory() as out:
-        run = begin(student, out)
-        state = torch.get_rng_state()
-        for _ in range(2):
-            step(run)
-        torch.set_rng_state(state)
-        again = resumed(student, out)
-        for _ in range(2):
-            step(again)
-    for name in "model", "ema":
-        for one, two in zip(getattr(run, name).parameters(), getattr(again, name).parameters(),
-                            strict=True):
-            demand(same(one, two), "four steps, and two, restore, two, gave other weights "
-                   f"({name})")
+    expected, got, *_ = restored(student, 2)
+    for name in ("the weights (model)", "the averaged weights (ema)"):
+        for one, two in zip(got[name], expected[name], strict=True):
+            demand(same(one, two), f"four steps, and two, restore, two, gave others: {name}")

@@ -1,202 +1,272 @@
 """11: DDIM."""
-import functools
+import contextlib
+import inspect
+import itertools
 from unittest import mock
 
 import torch
 
-from .kit import Process, Wrong, demand, expect, same
+from .kit import (Formula, Model, Odd, Process, built_on_those_above, coefficients, demand,
+                  expect, expect_noise, formula, refused, same, tensor, theirs, walked)
 
 BETA = [0.1, 0.3, 0.2, 0.5]
 BAR = [1.0, 0.9, 0.63, 0.504, 0.252]                 # alpha_bar_0..alpha_bar_4
+EQ_15 = "(x_t - (1 - alpha_bar) ** 0.5 * eps_theta) / alpha_bar ** 0.5"      # of Ho et al.
+EQ_12 = "alpha_bar_s ** 0.5 * x_0_hat + (1 - alpha_bar_s - sigma ** 2) ** 0.5 * eps"
+EQ_16 = "eta * ((1 - alpha_bar_s) / (1 - alpha_bar)) ** 0.5 * (1 - alpha_bar / alpha_bar_s) ** 0.5"
 
 
 def eps_from_x_0(ddpm, x_t, t, x_0):
     return (x_t - BAR[t] ** 0.5 * x_0) / (1 - BAR[t]) ** 0.5
 
 
-def lent(check):
-    """Let a check have the module and a process; with a right eps_from_x_0, that of exercise 4."""
-    @functools.wraps(check)
-    def run(student):
-        with mock.patch.object(student.ddim, "eps_from_x_0", eps_from_x_0):
-            check(student, student.ddim, Process(BETA))
-    return run
+@contextlib.contextmanager
+def lent(student, step=None):
+    """Lend the module a right eps_from_x_0, that of exercise 4; and put something around step."""
+    module = student.ddim
+    with mock.patch.object(module, "eps_from_x_0", eps_from_x_0, create=True), \
+            mock.patch.object(module, "step", step or module.step):
+        yield module
 
 
-def point(c):
-    """The perfect model where all data are c."""
-    def model(x_t, t):
-        bar = torch.tensor(BAR)[t].reshape(-1, *[1] * (x_t.dim() - 1))
-        return (x_t - bar ** 0.5 * c) / (1 - bar) ** 0.5
-    return model
+@theirs
+def jump(student, x_t, says, t, s, eta=None, clip=False, seed=0, other=0):
+    """Return x_s and what the model was asked; other: the seed of torch's own random numbers."""
+    model, g = Model(says, BETA), torch.Generator().manual_seed(seed)
+    torch.manual_seed(other)
+    with lent(student) as module:
+        return [module.step(Process(BETA), model, x_t, t, s, clip=clip, generator=g,
+                            **({} if eta is None else {"eta": eta})), model.asked]
+
+
+@theirs
+def sample(student, x_T, says, times, eta=0.0, clip=True, seed=0, other=0):
+    """Return x_0 and what was done on the way; jumps are pairs (t, s)."""
+    model, step, jumps, before = Model(says, BETA), student.ddim.step, [], list(times)
+    x, raised, g = None, "", torch.Generator().manual_seed(seed)
+    torch.manual_seed(other)
+
+    def kept(*args, **how):
+        given = inspect.signature(step).bind(*args, **how).arguments
+        jumps.append([given["t"], given["s"]])
+        return step(*args, **how)
+
+    with lent(student, kept) as module:
+        try:
+            x = module.sample(Process(BETA), model, x_T, times, eta, clip, g)
+        except (ValueError, IndexError) as error:
+            raised = f"{'Value' if isinstance(error, ValueError) else 'Index'}Error: {error}"
+    return {"x": x, "asked": model.asked, "raised": raised, "jumps": jumps,
+            "graph": getattr(x, "requires_grad", False), "changed": times != before}
+
+
+@theirs
+def elsewhere(student, device):
+    """Return what step gives and asks if x_t is on torch's meta device: shapes, no numbers."""
+    process, model, x_t = Process(BETA), Model(0.0), torch.zeros(2, 3, 2, 2, device="meta")
+    for name in coefficients(BETA):
+        setattr(process, name, getattr(process, name).to(device))
+    process.predict_x_0 = process.estimate_x_0 = lambda *given, **how: torch.zeros_like(x_t)
+    with lent(student) as module, contextlib.suppress(Exception):    # all is not on one device
+        return [module.step(process, model, x_t, 4, 2, 1.0), model.asked]
+    return [None, model.asked]
+
+
+def at(t, s):
+    """Return what `Formula` asks for: coefficients of t and s, or of neighbours."""
+    def shifted(shift):
+        there = {name: values[min(max(t + shift, 0), 4)]
+                 for name, values in coefficients(BETA).items() if name in ("beta", "alpha_bar")}
+        return {**there, "alpha_bar_s": coefficients(BETA)["alpha_bar"][min(max(s + shift, 0), 4)]}
+    return shifted
 
 
 def sigma(t, s, eta):
-    """Eq. 16."""
-    return eta * ((1 - BAR[s]) / (1 - BAR[t]) * (1 - BAR[t] / BAR[s])) ** 0.5
+    """Return Eq. 16, and what goes wrong with it."""
+    right, beta = Formula(EQ_16, at(t, s), eta=eta), BETA[t - 1]
+    alpha = [torch.tensor(1 - b).double() for b in (BETA[s - 1], beta)]
+    return right.value, itertools.chain([
+        ("when alpha stands where alpha_bar belongs", Formula(
+            EQ_16, None, eta=eta, alpha_bar_s=alpha[0], alpha_bar=alpha[1]).value),
+        ("when the variance stands where the deviation belongs", right.value ** 2),
+        ("when eta is squared", eta * right.value), ("when no noise is added", 0.0),
+        ("when the noise is not scaled", 1.0),
+        ("when the factor sqrt((1 - alpha_bar_s) / (1 - alpha_bar_t)) is missing",
+         eta * (1 - BAR[t] / BAR[s]) ** 0.5),
+        ("when beta_t stands where 1 - alpha_bar_t / alpha_bar_s belongs",
+         eta * ((1 - BAR[s]) / (1 - BAR[t]) * beta) ** 0.5)], right.slips())
 
 
-@lent
-def check_a_jump_has_the_mean_and_deviation_of_eq_12(student, module, process):
-    """From a fixed x_t, with eps_theta = 0.4 everywhere and nothing clipped."""
-    n, x, eps = 100_000, 0.8, 0.4
-    torch.manual_seed(student.seed)
-    for t, s, eta in ((4, 2, 0.0), (4, 2, 0.5), (4, 2, 1.0), (3, 2, 1.0), (4, 1, 0.8)):
-        got = module.step(process, lambda x_t, t: torch.full_like(x_t, eps), torch.full((n, 1), x),
-                          t, s, eta, clip=False)
-        demand(got is not None, "step: nothing was returned")
-        demand(got.shape == (n, 1), f"step: expected the shape ({n}, 1), got {tuple(got.shape)}")
-        x_0 = (x - (1 - BAR[t]) ** 0.5 * eps) / BAR[t] ** 0.5
-        root, v = BAR[s] ** 0.5, sigma(t, s, eta) ** 2
-        mean = root * x_0 + (1 - BAR[s] - v) ** 0.5 * eps
-        what = f"of a jump from t = {t} to s = {s} with eta = {eta}, Eq. 12"
-        expect(got.std(), v ** 0.5, f"the deviation {what} and 16", [
-            ("when the variance stands where the deviation belongs", v),
-            ("when eta is squared", eta * v ** 0.5), ("when eta is left out", sigma(t, s, 1.0)),
-            ("when beta_t stands where 1 - alpha_bar_t / alpha_bar_s belongs",
-             eta * ((1 - BAR[s]) / (1 - BAR[t]) * BETA[t - 1]) ** 0.5),
-            ("when the factor (1 - alpha_bar_s) / (1 - alpha_bar_t) is missing",
-             eta * (1 - BAR[t] / BAR[s]) ** 0.5),
-            ("when no noise is added", 0.0), ("when the noise is not scaled", 1.0)],
-            rtol=0.015, atol=0.003)
-        expect(got.mean(), mean, f"the mean {what}", [
-            ("when sigma^2 is not taken from 1 - alpha_bar_s",
-             root * x_0 + (1 - BAR[s]) ** 0.5 * eps),
-            ("when sigma is taken and not its square",
-             root * x_0 + max(1 - BAR[s] - v ** 0.5, 0) ** 0.5 * eps),
-            ("when the square root of alpha_bar_s is missing",
-             BAR[s] * x_0 + (1 - BAR[s] - v) ** 0.5 * eps),
-            ("when alpha_bar_t stands where alpha_bar_s belongs",
-             BAR[t] ** 0.5 * x_0 + (1 - BAR[t] - v) ** 0.5 * eps),
-            ("when the noise that stays is left out", root * x_0),
-            ("when x_0_hat is returned", x_0)], rtol=0, atol=0.012)
+def numbers(student):
+    g = torch.Generator().manual_seed(student.seed)
+    return torch.randn(2, 4, 3, 2, 2, generator=g).mul(1.5).unbind(0)
 
 
-@lent
-def check_eta_1_and_one_step_is_algorithm_2(student, module, process):
+def check_a_jump_has_the_deviation_of_eq_16(student):
+    """All that is left where x_t and eps_theta are 0."""
+    zero = torch.zeros(500, 3, 4, 4)
+    for t, s, eta in ((4, 2, 0.5), (4, 1, 0.3), (3, 2, 0.8)):
+        what = f"a jump from t = {t} to s = {s} with eta = {eta}, Eq. 16"
+        got = tensor(jump(student, zero, zero, t, s, eta)[0], what, zero.shape, torch.float32)
+        demand(got.isfinite().all(), f"{what}: the result is not finite. This is what you get when "
+               "s and t are exchanged: 1 - alpha_bar_t / alpha_bar_s is not below 0.")
+        right, wrong = sigma(t, s, eta)
+        expect_noise(got, right.item(), 0, what, wrong)
+
+
+CASES = [(4, 2, 0.5, False), (4, 2, 0.0, False), (4, 1, 0.8, False), (4, 2, 0.5, True)]
+
+
+@built_on_those_above
+def check_a_jump_has_the_mean_of_eq_12(student, cases=CASES):
+    """The same generator draws the same z, so that a difference of two jumps is without it."""
+    x_t, says = numbers(student)
+    for t, s, eta, clip in cases:
+        far = formula(EQ_15, BETA, t, x_t=x_t, eps_theta=says)
+        x_0_hat = far.value.clamp(-1, 1) if clip else far.value
+        what = f"a jump from t = {t} to s = {s} with eta = {eta} and clip={clip}"
+        z, got = (tensor(jump(student, *each)[0], what, x_t.shape, torch.float32) for each in (
+            (0 * x_t, 0 * x_t, t, s, eta), (x_t, says, t, s, eta, clip)))
+
+        def mean(x_0_hat, eps=None, t=t, s=s, eta=eta):
+            eps = eps_from_x_0(None, x_t, t, x_0_hat) if eps is None else eps
+            return Formula(EQ_12, at(t, s), sigma=sigma(t, s, eta)[0], x_0_hat=x_0_hat.double(),
+                           eps=eps.double())
+
+        expect(got - z, mean(x_0_hat), f"the mean of {what}, Eq. 12", itertools.chain([
+            ("when eps_theta is used, and not the noise beside the clipped x_0_hat",
+             mean(x_0_hat, says).value), ("when nothing is clipped", mean(far.value).value),
+            ("when x_0_hat is clipped although clip is False", mean(far.value.clamp(-1, 1)).value),
+            ("when x_s is clipped, which is noisy and no image yet",
+             (mean(x_0_hat).value + z).clamp(-1, 1) - z)],
+            ((words, mean(value).value) for words, value in far.slips() if not clip)))
+        if eta == 1 and s == t - 1:
+            expect(got - z, Process(BETA).posterior_mean(x_0_hat, x_t, t), f"the mean of {what}, "
+                   "which is that of Algorithm 2, Eq. 7 of Ho et al.")
+
+
+@built_on_those_above
+def check_eta_1_and_one_step_is_algorithm_2(student):
     """With sigma_t^2 = beta_tilde_t, also where x_0_hat is clipped."""
-    torch.manual_seed(student.seed)
+    zero = torch.zeros(500, 3, 4, 4)
     for t in (4, 3, 2):
-        for eps, clip in ((0.4, True), (-3.0, True), (-3.0, False)):
-            x_t = torch.full((100_000, 1), 2.5)
-            got = module.step(process, lambda x_t, t, eps=eps: torch.full_like(x_t, eps), x_t, t,
-                              t - 1, 1.0, clip)
-            far = (2.5 - (1 - BAR[t]) ** 0.5 * eps) / BAR[t] ** 0.5
-            x_0_hat = max(-1.0, min(far, 1.0)) if clip else far
-            mean = process.posterior_mean(torch.tensor([[x_0_hat]]), x_t[:1], t).item()
-            tilde = process.beta_tilde[t].item()
-            direction = (1 - BAR[t - 1] - tilde) ** 0.5 * eps
-            expect(got.mean(), mean, f"the mean of a jump from t = {t} to {t - 1} with eta = 1 and "
-                   f"clip={clip}: mu_tilde_t(x_t, x_0_hat) of DDPM, Eq. 7", [
-                ("when eps_theta is used, and not the noise beside the clipped x_0_hat",
-                 BAR[t - 1] ** 0.5 * x_0_hat + direction),
-                ("when nothing is clipped", BAR[t - 1] ** 0.5 * far + direction)],
-                rtol=0, atol=0.015)
-            expect(got.std(), tilde ** 0.5, f"the deviation of a jump from t = {t} to {t - 1} with "
-                   "eta = 1: the root of beta_tilde_t", rtol=0.015)
+        check_a_jump_has_the_mean_of_eq_12(student, [(t, t - 1, 1.0, True), (t, t - 1, 1.0, False)])
+        expect_noise(jump(student, zero, zero, t, t - 1, 1.0)[0], coefficients(BETA)["beta_tilde"][
+            t].item() ** 0.5, 0, f"a jump from t = {t} to {t - 1} with eta = 1")
 
 
-@lent
-def check_the_marginals_are_kept_whatever_eta(student, module, process):
-    """Where all data are 0.3, x_t ~ q(x_t) becomes x_s ~ q(x_s)."""
-    torch.manual_seed(student.seed)
-    for eta in (0.0, 0.6, 1.0):
-        x_t = BAR[4] ** 0.5 * 0.3 + (1 - BAR[4]) ** 0.5 * torch.randn(100_000, 1)
-        got = module.step(process, point(0.3), x_t, 4, 2, eta)
-        expect(got.mean(), BAR[2] ** 0.5 * 0.3, f"the mean of x_2 with eta = {eta}, where all data "
-               "are 0.3", rtol=0, atol=0.02)
-        expect(got.std(), (1 - BAR[2]) ** 0.5, f"the deviation of x_2 with eta = {eta}, where all "
-               "data are 0.3", rtol=0.015)
-
-
-@lent
-def check_a_jump_to_0_is_x_0_hat(student, module, process):
+@built_on_those_above
+def check_a_jump_to_0_is_x_0_hat(student):
     """1 - alpha_bar_0 = 0: no noise is left, and sigma is 0 for every eta."""
-    x_t = torch.linspace(-2, 2, 50)[:, None]
+    x_t = torch.linspace(-2, 2, 48).reshape(4, 3, 2, 2)
     for t, eta in ((4, 0.0), (4, 1.0), (1, 1.0)):
-        got = module.step(process, point(0.3), x_t, t, 0, eta)
+        got = tensor(jump(student, x_t, [0.3, 0.0], t, 0, eta)[0], "step to 0", x_t.shape)
         demand(got.isfinite().all(), f"step from t = {t} to 0: the result is not finite. 1 - "
                "alpha_bar_0 - sigma^2 can be a rounding error below 0, which has no square root.")
-        expect(got, torch.full((50, 1), 0.3), f"a jump from t = {t} to 0 with eta = {eta}, where "
-               "all data are 0.3", atol=1e-4)
+        expect(got, torch.full_like(x_t, 0.3), f"a jump from t = {t} to 0 with eta = {eta}, where "
+               "all data are 0.3", atol=1e-4, dtype=torch.float32)
 
 
-@lent
-def check_sample_walks_down_the_times(student, module, process):
-    """tau_S, ..., tau_1, each asked for once, and then 0."""
-    for times in ([1, 2, 3, 4], [2, 4], [1, 3], [4]):
-        asked = []
-
-        def model(x_t, t, asked=asked):
-            demand(isinstance(t, torch.Tensor) and t.shape == (len(x_t),),
-                   "the model must get t as a (B,) tensor, one time for each image")
-            asked.append(int(t[0]))
-            return point(0.3)(x_t, t)
-
-        got = module.sample(process, model, torch.full((2, 1), 0.9), times)
-        demand(asked == times[::-1], f"sample: with times = {times} the model was asked for t = "
-               f"{asked}, not {times[::-1]}" + (": time runs forwards" if asked == times else
-               ": the jump to 0 is missing" if asked == times[:0:-1] else ""))
-        demand(got is not None, "sample: nothing was returned")
-        expect(got, torch.full((2, 1), 0.3), f"samples with times = {times}, where all data are "
-               "0.3", atol=1e-4)
-
-
-@lent
-def check_eta_0_draws_nothing_and_can_be_undone(student, module, process):
+@built_on_those_above
+def check_eta_0_draws_nothing_and_can_be_undone(student):
     """The default; x_t is found again from x_s, since both hold the same x_0_hat and eps."""
-    x_t = torch.linspace(-1, 1, 20)[:, None]
-
-    def model(x_t, t):
-        return torch.full_like(x_t, 0.4)
-
-    torch.manual_seed(student.seed)
-    one = module.step(process, model, x_t, 4, 2, clip=False)
-    two = module.step(process, model, x_t, 4, 2, clip=False)
+    x_t, says = numbers(student)
+    one, two = (tensor(jump(student, x_t, says, 4, 2, seed=n, other=n)[0], "step", x_t.shape)
+                for n in range(2))
     demand(same(one, two), "step: two jumps with eta = 0 differ; they must be deterministic")
-    x_0 = (one - 0.37 ** 0.5 * 0.4) / 0.63 ** 0.5
-    expect(BAR[4] ** 0.5 * x_0 + (1 - BAR[4]) ** 0.5 * 0.4, x_t, "x_4 found again from x_2, by Eq. "
-           "12 with eta = 0 run backwards", atol=1e-4)
+    x_0 = (one - (1 - BAR[2]) ** 0.5 * says) / BAR[2] ** 0.5
+    expect(BAR[4] ** 0.5 * x_0 + (1 - BAR[4]) ** 0.5 * says, x_t, "x_4 found again from x_2, by "
+           "Eq. 12 with eta = 0 run backwards", atol=1e-4)
 
 
-@lent
-def check_the_generator_fixes_the_noise(student, module, process):
-    draws = [module.sample(process, point(0.3), torch.zeros(50, 1), [1, 2, 4], 1.0, True,
-                           torch.Generator().manual_seed(seed)) for seed in (0, 0)]
-    steps = [module.step(process, point(0.3), torch.zeros(50, 1), 4, 2, 1.0,
-                         generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
-    demand(same(steps[0], steps[1]) and same(*draws), "step: the same generator gave "
-           "other noise. Pass generator to torch.randn.")
-    demand(not same(steps[0], steps[2]), "step: another generator gave the same noise")
-    demand(steps[0].unique().numel() > 40, "step: all images share their noise")
+def walk(student, x_T, says, times, *how):
+    """Return x_0 and the x_t of which the model was asked."""
+    got, down, jumps = sample(student, x_T, says, times, *how), times[::-1], [*times[::-1], 0]
+    jumps = [[t, s] for t, s in itertools.pairwise(jumps)]
+    demand(got["jumps"][:1] != [jumps[0][::-1]], "sample: s and t are exchanged: step(ddpm, model, "
+           "x_t, t, s) goes from t down to s")
+    walked(f"sample with times = {times}", got["asked"], down, x_T.shape, got["raised"])
+    demand(got["jumps"] in ([], jumps), f"sample with times = {times}: the pairs (t, s) of its "
+           f"jumps are {got['jumps']}, not {jumps}")
+    demand(same(got["asked"][0][0], x_T), "sample: it must start from x_T")
+    demand(len(down) == 1 or not same(got["asked"][1][0], x_T), "sample: the second step starts "
+           "from x_T again. It goes on from what the first returned.")
+    demand(not got["changed"], "sample: times was changed in place. It belongs to the caller.")
+    x_0 = tensor(got["x"], "sample", x_T.shape, torch.float32)
+    demand(not got["graph"], "sample: x_0 needs gradients, and nothing is trained here")
+    return x_0, [x_t for x_t, _ in got["asked"]]
 
 
-@lent
-def check_jumps_that_are_none_are_refused(student, module, process):
-    for t, s, eta in ((2, 2, 0.0), (2, 3, 0.0), (5, 1, 0.0), (2, -1, 0.0), (2, 1, 1.5)):
-        try:
-            module.step(process, point(0.3), torch.zeros(1, 1), t, s, eta)
-        except (ValueError, IndexError):
-            continue
-        raise Wrong(f"step: a jump from t = {t} to s = {s} with eta = {eta} was accepted. Raise a "
-                    "ValueError.")
+@built_on_those_above
+def check_sample_walks_down_the_times(student):
+    """tau_S, ..., tau_1, each asked for once, and then 0."""
+    x_T = torch.full((2, 3, 2, 2), 0.9)
+    for times in ([1, 2, 3, 4], [2, 4], [1, 3], [4], [1]):
+        x_0, _ = walk(student, x_T, [0.3, 0.0], times)
+        expect(x_0, torch.full_like(x_T, 0.3), f"samples with times = {times}, where all data are "
+               "0.3", [("when x_T is returned", x_T)], atol=1e-4)
 
 
-@lent
-def check_sample_hands_eta_and_clip_to_every_step(student, module, process):
-    seen = []
+@built_on_those_above
+def check_sample_hands_eta_and_clip_to_every_step(student):
+    x_T = torch.linspace(-1, 1, 48).reshape(4, 3, 2, 2)
+    for clip, eta in itertools.product((True, False), (0.0, 1.0)):
+        x_0, x = walk(student, x_T, -3.0, [1, 4], eta, clip)
+        far, end = ((x_t + 3 * (1 - BAR[t]) ** 0.5) / BAR[t] ** 0.5 for t, x_t in ((4, x[0]),
+                                                                                 (1, x[1])))
+        expect(x_0, end.clamp(-1, 1) if clip else end, f"x_0 of sample with clip={clip}", [
+            ("when clip is not handed on to every step", end if clip else end.clamp(-1, 1))])
+        x_0_hat = far.clamp(-1, 1) if clip else far
+        still = BAR[1] ** 0.5 * x_0_hat + (1 - BAR[1]) ** 0.5 * eps_from_x_0(None, x_T, 4, x_0_hat)
+        demand(same(x[1], still) == (eta == 0), f"sample with eta = {eta}: the noise of x_1 is "
+               "that of another eta. Hand eta to every step.")
 
-    def model(x_t, t):
-        seen.append(x_t)
-        return torch.full_like(x_t, -3.0)
 
-    for clip in (True, False):
-        for eta in (0.0, 1.0):
-            seen.clear()
-            got = module.sample(process, model, torch.ones(50, 1), [1, 4], eta, clip,
-                                torch.Generator().manual_seed(0))
-            # sigma is 0.31 for eta = 1; the deviation of 50 equal floats need not be 0
-            demand((seen[1].std() > 0.1) == (eta > 0), f"sample with eta = {eta}: the noise of x_1 "
-                   "is that of another eta. Hand eta to every step.")
-            demand((got.max() < 1.01) == clip, f"sample with clip={clip}: x_0 is {got.max():.3g}. "
-                   "Hand clip to every step.")
+@built_on_those_above
+def check_the_generator_fixes_the_noise(student):
+    x = torch.zeros(50, 1)
+    for name, draw in (("step", lambda *seeds: jump(student, x, [0.3, 0.0], 4, 2, 1.0, True,
+                                                    *seeds)[0]),
+                       ("sample", lambda *seeds: walk(student, x, [0.0, 1.0], [1, 2, 4], 1.0, True,
+                                                      *seeds)[0])):
+        one, two, three = (tensor(draw(*each), name, x.shape) for each in ((0, 0), (0, 1), (1, 2)))
+        demand(same(one, two), f"{name}: the same generator gave other noise. Pass generator to "
+               "torch.randn, and to every step.")
+        demand(not same(one, three), f"{name}: another generator gave the same noise, or none")
+
+
+@built_on_those_above
+def check_all_is_on_the_device_of_x_t(student):
+    """Tried on torch's meta device, where tensors have a shape and no numbers.
+
+    A coefficient may be there or on the CPU: to compute with it, or to read it as a number.
+    """
+    check_a_jump_has_the_mean_of_eq_12(student)
+    there = Odd("torch.strided tensor on meta")
+    tries = [elsewhere(student, device) for device in ("meta", "cpu")]
+    demand(all(t == there for _, t in tries[0][1]), "step: x_t is on another device, and the "
+           "model's t on the CPU: torch.full((len(x_t),), t, device=x_t.device)")
+    demand(any(got == there for got, _ in tries), "step: x_t is on another device, and z on the "
+           "CPU: noise_like(x_t, generator)")
+
+
+@built_on_those_above
+def check_jumps_that_are_none_are_refused(student):
+    check_a_jump_has_the_mean_of_eq_12(student)
+    x = torch.zeros(1, 1)
+    for t, s, eta in ((2, 2, 0.0), (2, 3, 0.0), (5, 1, 0.0), (2, -1, 0.0), (2, 1, 1.5),
+                      (2, 1, -0.5)):
+        refused(lambda t=t, s=s, eta=eta: jump(student, x, 0.0, t, s, eta),
+                f"step: a jump from t = {t} to s = {s} with eta = {eta}")
+
+
+@built_on_those_above
+def check_times_that_do_not_increase_are_refused(student):
+    """None, too, and what leaves 1..T; and eta outside [0, 1]."""
+    x_T = torch.full((2, 1), 0.9)
+    expect(walk(student, x_T, [0.3, 0.0], [2, 4])[0], torch.full((2, 1), 0.3), "samples", atol=1e-4)
+    for times, eta in (([], 0.0), ([2, 1], 0.0), ([2, 2], 0.0), ([0, 2], 0.0), ([1, 5], 0.0),
+                       ([1, 2], 1.5), ([1, 2], -0.5)):
+        raised = sample(student, x_T, 0.0, times, eta)["raised"]
+        demand(raised.startswith("ValueError"), f"sample with times = {times} and eta = {eta}, "
+               f"where T = 4: expected a ValueError, got {raised or 'none: it was accepted'}")

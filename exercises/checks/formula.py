@@ -165,6 +165,8 @@ def misreadings(node):
         yield f"it is multiplied by {right} and not divided", with_op(ast.Mult)
         yield f"{left} / {right} is upside down", lambda node: ast.BinOp(
             node.right, ast.Div(), node.left)
+    elif isinstance(node.op, ast.Pow) and getattr(node.right, "value", 0) == 2:
+        yield f"{left} is not squared", unrooted
 
 
 class Spoken(ast.NodeTransformer):

@@ -193,6 +193,76 @@ def speak(variant, eps, x_t, bar):
 SAYS = ("eps", "x_0", "v")                           # what the network of a variant predicts
 
 
+class Model(torch.nn.Module):
+    """A model that keeps what it is asked, as data, and has a weight, as networks have.
+
+    says: what it returns, a tensor or a number; or [m, s], and it is the best that there is where
+    x_0 ~ N(m, s^2), and predicts what the network of a variant does.
+    """
+
+    def __init__(self, says, beta=(), variant=0):
+        super().__init__()
+        self.says, self.bar, self.variant = says, coefficients(beta)["alpha_bar"].float(), variant
+        self.asked, self.one = [], torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x_t, t):
+        self.asked.append(plain([x_t, t]))
+        if not isinstance(x_t, torch.Tensor) or getattr(self.says, "shape", x_t.shape) != x_t.shape:
+            return x_t
+        said = torch.zeros_like(x_t)
+        if not isinstance(self.says, list):
+            said = said + self.says
+        elif isinstance(t, torch.Tensor) and t.shape == x_t.shape[:1] and t.dtype == torch.int64:
+            m, s = self.says
+            bar = Process.column(self.bar, t.clamp(1, len(self.bar) - 1), x_t)
+            eps = (1 - bar) ** 0.5 * (x_t - bar ** 0.5 * m) / (bar * s ** 2 + 1 - bar)
+            said = speak(self.variant, eps, x_t, bar)
+        return said * self.one.to(said.device)
+
+
+def walked(name, asked, down, shape, raised=""):
+    """Raise Wrong unless a `Model` was asked of x_t of this shape, of each of these times in turn.
+
+    raised: the ValueError or IndexError that ended it, if one did.
+    """
+    for x_t, t in asked:
+        kind = (f"a {t.dtype} tensor of the shape {tuple(t.shape)}" if isinstance(t, torch.Tensor)
+                else t if isinstance(t, Odd) else f"one {type(t).__name__}")
+        demand(isinstance(t, torch.Tensor) and t.shape == shape[:1] and t.dtype == torch.int64,
+               "the model must get t as a (B,) tensor of int64, one time for each image, which is "
+               f"torch.full((len(x_t),), t, device=x_t.device) for an int t; it got {kind}")
+        demand(len(set(t.tolist())) == 1, "in one step of sampling all images have the same time")
+        tensor(x_t, "x_t, as the model is given it", shape, torch.float32)
+    told, less = [int(t[0]) for _, t in asked], [t - 1 for t in down]
+    if told == down and not raised:
+        return
+    why = next((f" This is what you get from {slip}." for slip, times in (
+        ("range(T - 1, -1, -1): our t is the paper's, 1..T", less * (len(down) > 1)),
+        ("range(T - 1, -1, -1): our t is the paper's, 1..T", less[:-1] if raised else None),
+        ("range(T, -1, -1): there is no step from t = 0", down if raised else [*down, 0]),
+        ("letting time run forwards", down[::-1]), ("leaving out the first step", down[1:]),
+        ("leaving out the last step", down[:-1]),
+        ("asking the model twice at each time", [t for t in down for _ in "ab"]))
+        if told and told == times), "")
+    raise Wrong(f"{name}: the model was asked for t = {told}, not {down}"
+                + (f"; then came {raised}." if raised else ".") + why)
+
+
+def built_on_those_above(check):
+    """If a check fails, let those above it in its module have the first word: why they do."""
+    above = [each for name, each in check.__globals__.items() if name.startswith("check_")]
+
+    @functools.wraps(check)
+    def run(student, *how):
+        try:
+            check(student, *how)
+        except (Wrong, Raised):
+            for each in above:
+                each(student)
+            raise
+    return run
+
+
 def show(value, first=0, digits=5):
     """Write a number, or four of a tensor from a place on."""
     if isinstance(value, torch.Tensor):
@@ -273,6 +343,24 @@ def expect(got, expected, what, mistakes=(), rtol=1e-4, atol=1e-5, dtype=None):
                 raise Wrong(f"{what}: {both(got, expected)}. This is what you get {name}.")
         raise Wrong(f"{what}: {both(got, expected)}")
     tensor(got, what, dtype=dtype)
+
+
+def expect_noise(noise, deviation, seed, what, mistakes=()):
+    """Raise Wrong unless noise, (B, ...), is N(0, deviation^2), each number drawn for itself.
+
+    If torch.randn drew it, with a generator of that seed, the deviation is known exactly and a
+    mistake has a name; else it is known as well as so many numbers tell: to five standard errors.
+    """
+    z = torch.randn(noise.shape, generator=torch.Generator().manual_seed(seed))
+    got = ((noise * z).sum() / (z * z).sum()).abs()
+    if close(noise.abs(), got * z.abs(), 1e-3, 1e-5):
+        return expect(got, deviation, f"the deviation of {what}", mistakes, 1e-3, 1e-4)
+    for dim, name in enumerate(("images", "channels", "rows", "columns")[:noise.dim()]):
+        demand(noise.shape[dim] == 1 or not same(noise, noise.roll(1, dim)), f"{what}: all {name} "
+               "share their noise. Draw z in the shape of x_t.")
+    error = 5 * deviation / noise.numel() ** 0.5
+    expect(noise.mean(), 0.0, f"the mean of the noise of {what}", rtol=0, atol=error)
+    expect(noise.std(), deviation, f"the deviation of {what}", rtol=0, atol=error)
 
 
 def demand(condition, message):

@@ -114,11 +114,11 @@ return (error ** 2).mean() if reduction == "mean" else error ** 2"""
 STEP_BODY = """mean = self.posterior_mean(x_0_hat, x_t, t)
 if t == 1:
     return mean
-return mean + self.sigma[t] * torch.randn(x_t.shape, generator=generator)"""
-GUESS_BODY = """t = torch.full((len(x_t),), t)
+return mean + self.sigma[t] * torch.randn(x_t.shape, generator=generator, device=x_t.device)"""
+GUESS_BODY = """t = torch.full((len(x_t),), t, device=x_t.device)
 x_0_hat = self.predict_x_0(x_t, t, model(x_t, t))
 return x_0_hat.clip(-1, 1) if clip else x_0_hat"""
-SAMPLE_BODY = """x = torch.randn(*shape, generator=generator)
+SAMPLE_BODY = """x = torch.randn(*shape, generator=generator, device=self.beta.device)
 for t in reversed(range(1, self.T + 1)):
     x = self.p_sample(model, x, t, clip=clip, generator=generator)
 return x"""
@@ -234,7 +234,7 @@ eps = torch.randn(x_0.shape, device=x_0.device) if eps is None else eps
 eps_theta = model(self.q_sample(x_0, t, eps), t)
 return F.mse_loss(eps, eps_theta, reduction=reduction)"""}),
     (7, {STEP: STEP_BODY, GUESS: GUESS_BODY, SAMPLE: SAMPLE_BODY}),
-    (7, {SAMPLE: """x_T = torch.randn(shape, generator=generator)
+    (7, {SAMPLE: """x_T = torch.randn(shape, generator=generator, device=self.beta.device)
 for t, x_t, _ in self.reverse_process(model, x_T, clip, generator):
     pass
 return x_t"""}),
@@ -259,7 +259,7 @@ WRONG = [
      "mul_(1 - decay).add_(weight, alpha=decay)"), "exchanged"),
     (8, EMA, swap(EMA_BODY, "mul_(decay).add_(weight, alpha=1 - decay)", "copy_(weight)"),
      "weights are copied"),
-    (8, EMA, swap(EMA_BODY, ", alpha=1 - decay", ""), "1 - decay is forgotten"),
+    (8, EMA, swap(EMA_BODY, ", alpha=1 - decay", ""), "factor 1 - decay is missing"),
     (8, EMA, swap(EMA_BODY, "average.mul_", "average = average.mul"), "nothing happens"),
     (8, EMA, "for average, weight in zip(model.parameters(), ema.parameters()):\n"
      "    average.mul_(decay).add_(weight, alpha=1 - decay)", "model is changed and ema is not"),
@@ -380,12 +380,13 @@ WRONG = [
     (7, GUESS, swap(GUESS_BODY, "x_0_hat.clip(-1, 1) if clip else x_0_hat", "x_0_hat"),
      "nothing is clipped"),
     (7, GUESS, swap(GUESS_BODY, " if clip else x_0_hat", ""), "although clip is False"),
-    (7, GUESS, swap(GUESS_BODY, "t = torch.full((len(x_t),), t)\n", ""), "(B,) tensor"),
+    (7, GUESS, swap(GUESS_BODY, "t = torch.full((len(x_t),), t, device=x_t.device)\n", ""),
+     "(B,) tensor"),
     (7, SAMPLE, swap(SAMPLE_BODY, "range(1, self.T + 1)", "range(self.T)"), "range(T - 1, -1, -1)"),
-    (7, SAMPLE, swap(SAMPLE_BODY, "range(1, self.T + 1)", "range(2, self.T + 1)"), "last step is"),
+    (7, SAMPLE, swap(SAMPLE_BODY, "range(1, self.T + 1)", "range(2, self.T + 1)"), "the last step"),
     (7, SAMPLE, swap(SAMPLE_BODY, "reversed(range(1, self.T + 1))", "range(1, self.T + 1)"),
-     "time runs forwards"),
-    (7, SAMPLE, swap(SAMPLE_BODY, "torch.randn(*shape, generator=generator)", "torch.zeros(shape)"),
+     "time run forwards"),
+    (7, SAMPLE, swap(SAMPLE_BODY, "randn(*shape, generator=generator, ", "zeros(shape, "),
      "x_T is not drawn"),
 ]
 
@@ -577,9 +578,9 @@ X_0_LOSS = swap(LOSS_BODY, "t) - eps", "t) - x_0")
 V_LOSS = swap(LOSS_BODY, "error = model(self.q_sample(x_0, t, eps), t) - eps",
               "a = at(self.alpha_bar, t, x_0)\nv = a ** .5 * eps - (1 - a) ** .5 * x_0\n"
               "error = model(self.q_sample(x_0, t, eps), t) - v")
-X_0_GUESS = """x_0_hat = model(x_t, torch.full((len(x_t),), t))
+X_0_GUESS = """x_0_hat = model(x_t, torch.full((len(x_t),), t, device=x_t.device))
 return x_0_hat.clip(-1, 1) if clip else x_0_hat"""
-V_GUESS = """t = torch.full((len(x_t),), t)
+V_GUESS = """t = torch.full((len(x_t),), t, device=x_t.device)
 a = at(self.alpha_bar, t, x_t)
 x_0_hat = a ** .5 * x_t - (1 - a) ** .5 * model(x_t, t)
 return x_0_hat.clip(-1, 1) if clip else x_0_hat"""
@@ -692,13 +693,16 @@ JUMP, WALK = "papers.ddim.step", "papers.ddim.sample"
 JUMP_BODY = """if t <= s or s < 0 or t > ddpm.T or not 0 <= eta <= 1:
     raise ValueError("no jump")
 a, b = ddpm.alpha_bar[t], ddpm.alpha_bar[s]
-x_0 = ddpm.predict_x_0(x_t, torch.full((len(x_t),), t), model(x_t, torch.full((len(x_t),), t)))
+times = torch.full((len(x_t),), t, device=x_t.device)
+x_0 = ddpm.predict_x_0(x_t, times, model(x_t, times))
 x_0 = x_0.clip(-1, 1) if clip else x_0
 eps = (x_t - a ** 0.5 * x_0) / (1 - a) ** 0.5
 sigma = eta * ((1 - b) / (1 - a) * (1 - a / b)) ** 0.5
-z = torch.randn(x_t.shape, generator=generator)
+z = torch.randn(x_t.shape, generator=generator, device=x_t.device)
 return b ** 0.5 * x_0 + (1 - b - sigma ** 2).relu() ** 0.5 * eps + sigma * z"""
 WALK_BODY = """x = x_T
+if not times or list(times) != sorted(set(times)) or times[0] < 1 or times[-1] > ddpm.T:
+    raise ValueError("no such times")
 previous = [0] + list(times)[:-1]
 for t, s in zip(reversed(times), reversed(previous)):
     x = step(ddpm, model, x, t, s, eta=eta, clip=clip, generator=generator)
@@ -708,13 +712,15 @@ RIGHT += [
     (11, {JUMP: JUMP_BODY.replace("return b", "if s == 0:\n    return x_0\nif eta == 0:\n"
                                   "    return b ** 0.5 * x_0 + (1 - b) ** 0.5 * eps\nreturn b"),
           WALK: """x_t, times = x_T, list(times)
+if not times:
+    raise ValueError("no times")
 while times:
     t = times.pop()
     x_t = step(ddpm, model, x_t, t, times[-1] if times else 0, eta, clip, generator)
 return x_t"""})]
 WRONG += [
-    (11, JUMP, swap(JUMP_BODY, " - sigma ** 2", ""), "sigma^2 is not taken from"),
-    (11, JUMP, swap(JUMP_BODY, "sigma ** 2", "sigma"), "taken and not its square"),
+    (11, JUMP, swap(JUMP_BODY, " - sigma ** 2", ""), "sigma ** 2 is left out"),
+    (11, JUMP, swap(JUMP_BODY, "sigma ** 2", "sigma"), "sigma is not squared"),
     (11, JUMP, swap(JUMP_BODY, "sigma * z", "sigma ** 2 * z"),
      "variance stands where the deviation"),
     (11, JUMP, swap(JUMP_BODY, "sigma = eta", "sigma = eta * eta"), "eta is squared"),
@@ -722,15 +728,15 @@ WRONG += [
     (11, JUMP, swap(JUMP_BODY, "(1 - b) / (1 - a) * ", ""), "is missing"),
     (11, JUMP, swap(JUMP_BODY, "return b ** 0.5", "return b"), "root of alpha_bar_s is missing"),
     (11, JUMP, swap(JUMP_BODY, "eps = (x_t - a ** 0.5 * x_0) / (1 - a) ** 0.5",
-                    "eps = model(x_t, torch.full((len(x_t),), t))"), "beside the clipped x_0_hat"),
+                    "eps = model(x_t, times)"), "beside the clipped x_0_hat"),
     (11, JUMP, swap(JUMP_BODY, "x_0 = x_0.clip(-1, 1) if clip else x_0\n", ""),
      "nothing is clipped"),
     (11, JUMP, swap(JUMP_BODY, ", generator=generator", ""), "Pass generator"),
     (11, JUMP, JUMP_BODY.split("\n", 2)[2], "was accepted"),
     (11, WALK, swap(WALK_BODY, "zip(reversed(times), reversed(previous))",
-                    "zip(times[:0:-1], times[-2::-1])"), "jump to 0 is missing"),
+                    "zip(times[:0:-1], times[-2::-1])"), "leaving out the last step"),
     (11, WALK, swap(WALK_BODY, "reversed(times), reversed(previous)", "times, previous"),
-     "time runs forwards"),
+     "time run forwards"),
     (11, WALK, swap(WALK_BODY, "reversed(times), reversed(previous)", "range(ddpm.T, 0, -1), "
                     "range(ddpm.T - 1, -1, -1)"), "the model was asked for"),
     (11, WALK, swap(WALK_BODY, "return x", "return"), "nothing was returned"),
@@ -777,7 +783,7 @@ WRONG += [
 ]
 WRONG += [
     (11, WALK, swap(WALK_BODY, "eta=eta, ", ""), "Hand eta"),
-    (11, WALK, swap(WALK_BODY, "clip=clip, ", ""), "Hand clip"),
+    (11, WALK, swap(WALK_BODY, "clip=clip, ", ""), "clip is not handed on"),
     (6, LOSS, swap(LOSS_BODY, "torch.randn_like(x_0)", "torch.randn_like(x_0[:1]).expand_as(x_0)"),
      "images share their noise"),
 ]

@@ -23,7 +23,7 @@ from exercises import hint, make
 from exercises.checks import ex09, run
 from exercises.hunt import defects
 
-for tried in sorted(Path(__file__).parent.glob("tried_*.py")):   # by whom has read the docstrings only
+for tried in sorted(Path(__file__).parent.glob("tried_*.py")):     # written from the docstrings
     tried = importlib.import_module(tried.stem)
     RIGHT, WRONG = RIGHT + tried.RIGHT, WRONG + tried.WRONG
     RIGHT_IN_VARIANT = RIGHT_IN_VARIANT + tried.RIGHT_IN_VARIANT
