@@ -4,8 +4,8 @@ import itertools
 
 import torch
 
-from .kit import (SAYS, Model, Odd, Process, built_on_those_above, coefficients, demand, expect,
-                  expect_noise, formula, plain, refused, same, tensor, theirs, walked)
+from .kit import (ON_META, SAYS, Model, Process, built_on_those_above, coefficients, demand,
+                  expect, expect_noise, formula, plain, refused, same, tensor, theirs, walked)
 
 BETA = [0.1, 0.3, 0.2, 0.5]
 METHODS = ("p_sample", "estimate_x_0", "posterior_sample", "reverse_process", "sample")
@@ -278,7 +278,7 @@ def check_all_is_on_the_device_of_x_t(student):
     check_one_step_has_the_mean_of_algorithm_2(student, ((2, True),))
     check_sample_asks_for_T_to_1_in_order(student)
     tries = [elsewhere(student, "p_sample", device) for device in ("meta", "cpu")]
-    there = Odd("torch.strided tensor on meta")
+    there = ON_META
     demand(any(t == there for _, asked in tries for _, t in asked), "p_sample: x_t is on another "
            "device, and the model's t on the CPU: torch.full((len(x_t),), t, device=x_t.device)")
     demand(any(got == there for got, _ in tries), "p_sample: x_t is on another device, and z on "

@@ -6,7 +6,7 @@ from unittest import mock
 
 import torch
 
-from .kit import (Formula, Model, Odd, Process, built_on_those_above, coefficients, demand,
+from .kit import (ON_META, Formula, Model, Process, built_on_those_above, coefficients, demand,
                   expect, expect_noise, formula, refused, same, tensor, theirs, walked)
 
 BETA = [0.1, 0.3, 0.2, 0.5]
@@ -242,7 +242,7 @@ def check_all_is_on_the_device_of_x_t(student):
     A coefficient may be there or on the CPU: to compute with it, or to read it as a number.
     """
     check_a_jump_has_the_mean_of_eq_12(student)
-    there = Odd("torch.strided tensor on meta")
+    there = ON_META
     tries = [elsewhere(student, device) for device in ("meta", "cpu")]
     demand(all(t == there for _, t in tries[0][1]), "step: x_t is on another device, and the "
            "model's t on the CPU: torch.full((len(x_t),), t, device=x_t.device)")

@@ -270,7 +270,7 @@ WRONG = [
     (11, JUMP, swap(LEAP, "ddpm.alpha_bar[t], ddpm.alpha_bar[s]",
                     "ddpm.alpha_bar[s], ddpm.alpha_bar[t]"), "s and t are exchanged"),
     (11, JUMP, swap(LEAP, "return x_s", "x_s"), "Is there a `return`?"),
-    (11, JUMP, swap(LEAP, "return x_s", "return x_s, x_0_hat"), "got list"),
+    (11, JUMP, swap(LEAP, "return x_s", "return x_s, x_0_hat"), "got a tuple or a list"),
     (11, JUMP, swap(LEAP, "return x_s", "return x_s.double()"), "got torch.float64"),
     (11, JUMP, swap(LEAP, "ddpm.alpha_bar[t], ddpm", "ddpm.exact.alpha_bar.to(x_t)[t], ddpm")
      .replace("return x_s", "return x_s.numpy()"), "numpy.ndarray"),
@@ -354,7 +354,7 @@ WRONG = [
     (7, GUESS, swap(HAT, " / self.alpha_bar[t] ** 0.5", ""), "division by sqrt(alpha_bar_t)"),
     (7, GUESS, swap(HAT, "return x_0", "return eps"), "taken to predict x_0, and not eps"),
     (7, GUESS, swap(HAT, "return x_0", "x_0"), "Is there a `return`?"),
-    (7, GUESS, swap(HAT, "return x_0", "return x_0, eps"), "got list"),
+    (7, GUESS, swap(HAT, "return x_0", "return x_0, eps"), "got a tuple or a list"),
     (7, GUESS, swap(HAT, "return x_0", "return x_0.double()"), "got torch.float64"),
     (7, GUESS, swap(HAT, "return x_0", "return x_0.detach().numpy()"), "numpy.ndarray"),
     (7, GUESS, swap(HAT, "x_0 = torch.clamp(x_0", "eps = torch.clamp(eps"), "nothing is clipped"),
@@ -435,7 +435,7 @@ WRONG = [
     (7, SAMPLE, swap(ALL, "x, t, clip, generator)", "x, t, generator=generator)"),
      "clip is not handed on"),
     (7, SAMPLE, swap(ALL, "return x", "return x.clamp(-1, 1)"), "clip is not handed on"),
-    (7, SAMPLE, swap(ALL, "return x", "return [x]"), "sample: expected a torch.Tensor, got list"),
+    (7, SAMPLE, swap(ALL, "return x", "return [x]"), "sample: expected a torch.Tensor, got a tuple or a list"),
     (7, SAMPLE, swap(ALL, "x = self.p_sample(model, x, t, clip, generator)",
                      "x = self.posterior_sample(self.estimate_x_0(model, x, t, clip), x, t, "
                      "generator)"), "needs gradients"),
