@@ -40,6 +40,9 @@ def check_it_equals_the_steps_of_eq_2(student):
     for b in BETA:
         x = (1 - b) ** 0.5 * x + b ** 0.5 * torch.randn(n, generator=g, dtype=torch.float64)
     eps = torch.randn(n, 1, 1, 1, generator=g)
+    few = [torch.full((3, 1, 1, 1), 0.7), torch.full((3,), 4), eps[:3]]
+    expect(q_sample(student, *few), formula(EQ_4, BETA, 4, x_0=few[0], eps=few[2]),
+           "q_sample of 3 images of one pixel, Eq. 4")           # or 100,000^2 numbers might come
     jump = q_sample(student, torch.full((n, 1, 1, 1), 0.7), torch.full((n,), 4), eps)
     ours = formula(EQ_4, BETA, 4, x_0=torch.full((n, 1, 1, 1), 0.7), eps=eps)
     expect(jump, ours, "q_sample of 100,000 images of one pixel, Eq. 4")

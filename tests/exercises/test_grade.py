@@ -165,12 +165,17 @@ def test_data_come_through_the_wire_as_they_are():
             assert one == two
 
 
+HERE = run.Student
+
+
 class Wire(run.Student):
     """A student whose questions and answers go through what goes through the pipe."""
 
     def ask(self, probe, args):
+        there = object.__new__(HERE)                 # the same student, in the process asked
+        vars(there).update(vars(self))
         question = json.dumps([probe.__name__, worker.encode(args)])
-        said = json.loads(json.dumps(worker.reply(self, sys.modules[probe.__module__], question)))
+        said = json.loads(json.dumps(worker.reply(there, sys.modules[probe.__module__], question)))
         if "got" in said:
             return worker.decode(said["got"])
         raise Raised(*said["raised"]) if "raised" in said else Wrong(said["wrong"])
