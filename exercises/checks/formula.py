@@ -141,6 +141,8 @@ def misreadings(node):
     elif isinstance(node.op, ast.Div):
         yield f"the division by {right} is missing", lambda node: node.left
         yield f"it is multiplied by {right} and not divided", with_op(ast.Mult)
+        yield f"{left} / {right} is upside down", lambda node: ast.BinOp(
+            node.right, ast.Div(), node.left)
 
 
 class Spoken(ast.NodeTransformer):
