@@ -74,7 +74,7 @@ def distance(student):
     whether the points need gradients.  It is measured once for both checks."""
     if "plane" not in student.kept:
         try:
-            student.kept["plane"] = train_and_measure(student)
+            student.kept["plane"] = measure(student)
         except Exception as error:                   # the second check says the same
             student.kept["plane"] = error
     if isinstance(student.kept["plane"], Exception):
@@ -82,23 +82,17 @@ def distance(student):
     return student.kept["plane"]
 
 
-def train_and_measure(student):
+def measure(student):
     g = torch.Generator().manual_seed(student.seed)
     x, held_out = points(5000, student.seed, g), points(N, student.seed, g)
     got, graded, noised = imitate(student, x, N)
     tensor(got, f"imitate, {N} points", (N, 2), torch.float32)
     demand(got.isfinite().all(), "imitate: some points are not finite")
-    near = torch.cdist(got, x).min(1).values.median().item()
-    usual = torch.cdist(held_out, x).min(1).values.median().item()
+    near, usual = (torch.cdist(each, x).min(1).values.median().item() for each in (got, held_out))
     demand(near > 0.5 * usual, f"imitate: the points lie {near:.2g} from the nearest of those it "
            f"was given, held-out points {usual:.2g}. This is what you get when points are copied.")
     demand(noised >= 20, f"imitate: points were noised {noised} times, by `ddpm.loss` or "
            "`ddpm.q_sample`: Algorithm 1 was hardly run")
-    return *measure(held_out, got, student.seed), graded
-
-
-def measure(held_out, got, seed):
-    g = torch.Generator().manual_seed(seed + 1)
     here = energy_distance(got, held_out)
     share = here / energy_distance(gaussian_like(held_out, g), held_out)
     why = ""
@@ -115,7 +109,7 @@ def measure(held_out, got, seed):
         why = (" A single Gaussian would do as well: was the network trained long enough, to "
                "predict the noise, at all t, on all of x, and with a learning rate that is neither "
                "tiny nor large to the end?")
-    return share, why
+    return share, why, graded
 
 
 def expect_below(limit, student):

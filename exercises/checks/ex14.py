@@ -4,7 +4,6 @@ import torch
 from .formula import Formula
 from .kit import demand, expect, same, tensor, theirs
 
-T = 6
 SEC_4_4 = "(1 - weight) * x_t + weight * other_t"
 
 
@@ -12,7 +11,7 @@ class Process:
     """A chain whose steps leave marks: each of them adds or takes 10; it notes what it is told."""
 
     def __init__(self):
-        self.T, self.noised, self.steps, self.told = T, [], [], []
+        self.T, self.noised, self.steps, self.told = 6, [], [], []
 
     def q_sample(self, x_0, t, eps):
         t = torch.as_tensor(t).expand(len(x_0))
@@ -25,10 +24,9 @@ class Process:
         self.told.append([model, clip, generator])
         return x_t - 10
 
-    def reverse_process(self, *args, **kwargs):
+    def sample(self, *args, **kwargs):
         raise RuntimeError("interpolation starts at time t, not at T: use `decode`")
-
-    sample = reverse_process
+    reverse_process = sample
 
 
 @theirs
@@ -48,45 +46,40 @@ def mix(student, t, lambdas, seed=1, rest=0, clip=True, size=4):
         The mixtures; the right ones; the noise, (2, 3, H, W); and what p_sample was told.
     """
     x_0, other = torch.linspace(-1, 1, 6 * size * size).reshape(2, 3, size, size)
-    what = f"interpolate at t = {t}"
     got, noised, steps, told = interpolate(student, x_0, other, t, lambdas, clip, seed, rest)
+    what = f"interpolate at t = {t}"
     tensor(got, f"{what}, an image for each lambda", (len(lambdas), *x_0.shape))
     times, right = sorted({time for _, time, _ in noised}), list(range(t, 0, -1))
     demand(times == [t] or t == 0 and not times, f"{what}: the images were noised to t = {times}")
-    why = {(*right[1:],): "one step too late: denoising starts at t - 1",
-           (t + 1, *right): "one step too early: denoising starts at t + 1",
-           (*right[:-1],): "the last step is skipped"}.get((*steps,), "")
+    why = {(*right[1:],): ". Denoising starts at t - 1, one step too late",
+           (t + 1, *right): ". Denoising starts at t + 1, one step too early",
+           (*right[:-1],): ". The last step is skipped"}.get((*steps,), "")
     demand(steps in (right, len(lambdas) * right), f"{what}: expected the steps {right}, got "
-           f"{steps}. {why}")
+           f"{steps}{why}")
     noised = noised if t else [[x_0, 0, 0 * x_0], [other, 0, 0 * x_0]]
     demand(len(noised) == 2, f"{what}: {len(noised)} images were noised, not 2. Noise both once, "
            "and mix the results for every lambda.")
     noised.sort(key=lambda each: not same(each[0], x_0))         # x_0 first, then other
-    eps, weight = torch.stack([each[2] for each in noised]), torch.tensor(lambdas).double()
-    return got + 10 * t, Formula(SEC_4_4, weight=weight.reshape(-1, 1, 1, 1),
-                                 x_t=x_0 + eps[0] + 10 * t, other_t=other + eps[1] + 10 * t), eps, told
+    eps = torch.stack([each[2] for each in noised])
+    x_t, other_t = torch.stack([x_0, other]) + eps + 10 * t
+    weight = torch.tensor(lambdas, dtype=torch.float64)[:, None, None, None]
+    return got + 10 * t, Formula(SEC_4_4, weight=weight, x_t=x_t, other_t=other_t), eps, told
 
 
-def check_the_same_t_both_ways(student):
-    """Noised to time t, denoised from time t."""
-    for t in 4, 1, T:
-        mix(student, t, [0.0, 1.0])
-
-
-def check_the_mixture_is_linear(student):
+def check_the_mixture_is_linear_and_made_at_time_t(student):
     """lambda = 0 is the first image, 1 the second; at t = 0 pixels are mixed, and no step made."""
-    for t, lambdas in (4, [0.0, 0.25, 0.5, 1.0]), (1, [0.3]), (0, [0.5, 0.2]):
+    for t, lambdas in (4, [0.0, 0.25, 0.5, 1.0]), (1, [0.3]), (6, [0.8]), (0, [0.5, 0.2]):
         got, right, _, _ = mix(student, t, lambdas)
-        roots = SEC_4_4.replace(") *", ") ** 0.5 *").replace("+ weight", "+ weight ** 0.5")
+        w, x_t, other_t = right.variables.values()
         expect(got, right, f"the mixtures at t = {t} for lambda = {lambdas}, sec. 4.4", [
             ("when the weights are square roots, as for independent noise",
-             Formula(roots, **right.variables).value)], dtype=torch.float32)
+             (1 - w) ** 0.5 * x_t + w ** 0.5 * other_t)], dtype=torch.float32)
 
 
 def check_the_two_images_have_noise_of_their_own(student):
     """Both are noised once, for every lambda; each with its own eps, of 60,000 numbers in all."""
     def noise(*args):
-        return mix(student, 3, [0.0, 0.3, 0.6, 1.0], *args)[2]
+        return mix(student, 4, [0.0, 0.25, 0.5, 1.0], *args)[2]
     eps = noise(1, 0, True, 100)
     demand(not same(eps[0], eps[1]), "interpolate: both images got the same noise")
     demand(not same(eps[:, 0], eps[:, 1]), "interpolate: all channels got the same noise")
@@ -100,6 +93,6 @@ def check_the_two_images_have_noise_of_their_own(student):
 
 def check_clip_and_generator_reach_every_step(student):
     for clip in True, False:
-        told = mix(student, 3, [0.5], clip=clip)[3]
+        told = mix(student, 4, [0.5], clip=clip)[3]
         demand(all(each == [True, clip, True] for each in told), f"interpolate with clip={clip} and"
                " a generator: decoding was not told of them. Pass both on to `decode`, and model.")
