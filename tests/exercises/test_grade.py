@@ -248,7 +248,8 @@ def test_a_row_has_the_points_of_each_exercise_their_sum_and_remarks(graded):
     assert list(rows) == ["ada", "bob", "dan", "eve", "notes"]
     assert rows["ada"] == {
         "submission": "ada", **dict(zip(OF, ("20", "20", "25"), strict=True)), "total (of 65)":
-        "65", "remarks": "", **{f"answer {n}": "" for n in (1, 3)}, "answer 2": "'=Because.",
+        "65", "remarks": "left alone: hw1/sitecustomize.py, hw1/torch.py",
+        **{f"answer {n}": "" for n in (1, 3)}, "answer 2": "'=Because.",
         **{f"points of answer {n}": "" for n in (1, 2, 3)}}
     assert points(rows["notes"]) == [0, 0, 0] and "no ddpm.py" in rows["notes"]["remarks"]
 
