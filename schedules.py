@@ -14,9 +14,7 @@ import torch
 def linear_beta_schedule(T=1000, beta_1=1e-4, beta_T=0.02):
     """Return T values evenly spaced from beta_1 to beta_T.  Ho et al. 2020, sec. 4.
 
-    The ends were chosen for T = 1000, where nearly nothing of x_0 is left in x_T (alpha_bar_T is
-    4.0e-5).  They are the same for other T, so that a shorter chain stops before the image is gone:
-    alpha_bar_T = .60, .36, .13 for T = 50, 100, 200.
+    The ends were chosen for T = 1000, and are the same for other T.
 
     Args:
         T: number of steps, an int >= 1.

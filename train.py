@@ -9,8 +9,8 @@
 A run fills runs/<preset>/: checkpoint.pt, log.csv, loss.png, samples/, and at the end samples.png.
 
 What to expect: the loss starts at 1.0 (the network starts as 0).  That of the digits falls to 0.1
-in 200 steps, and takes the other 2,300 to halve while the samples go on improving: much of what is
-left is noise that no network could predict.  Watch the first quarter of t, and the samples.
+in 200 steps, and takes the other 2,300 to halve while the samples go on improving.  Watch the first
+quarter of t, and the samples.
 """
 import plumbing  # noqa: F401, I001            first: Ctrl-C while torch is imported is quiet
 import copy

@@ -47,7 +47,7 @@ def timestep_embedding(t, dim):
 
 def group_norm(C):
     groups = math.gcd(32, C)
-    if groups == C:                  # one channel a group would subtract the time just added to it
+    if groups == C:                                  # never one channel a group
         groups = max(1, C // 2)
     return nn.GroupNorm(groups, C, eps=1e-6)
 

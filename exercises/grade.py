@@ -1,261 +1,262 @@
-"""Grade a folder of submissions, each a folder or a zip of a handout that was worked on.
+"""Grade submissions: folders, zips, loose files or notebooks, of many students or of one.
 
     python -m exercises.grade submissions/ --only 1 2 6 --csv grades.csv --seed 17
+    python -m exercises.grade submission/ --only 1 2 6 --json results.json      one, for Gradescope
 
 Of a submission only the files are taken that its exercises name; they are laid into a fresh
-handout, so that checks and all else are this project's own.  Each submission is checked in a
-process of its own, which may not use the network, start others, write but to temporary files, or
-look at other submissions, and has a limit of memory, and of time for each check.  --seed gives the
-checks numbers that no student has seen.
+handout, so that checks and all else are this project's own.  All are read before any of them runs.
+The student's functions run in a process for each exercise, which is asked for what they compute;
+what is right and what it counts is known in this process only, which never runs them.  --seed gives
+the checks numbers that no student has seen.
 
-This keeps mistakes and simple tricks away, not somebody who is determined: the checks run in the
-same process as the code that they check, and machine code is not watched.
+What such a process does besides is for a container to keep in bounds: bubblewrap if it is there,
+or, for root, another user; a line says if there is neither.
 """
-import ast
-import contextlib
 import csv
 import json
 import os
 import queue
-import secrets
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from exercises import make
+from exercises import collect, make
 from exercises.checks import run
+from exercises.checks.kit import Raised, Wrong
+from exercises.checks.worker import decode, encode
 from plumbing.cli import Parser, check_writable, file_name, integer, one_line_errors
 from plumbing.files import replacing
 
-LARGEST = 2 ** 20                                    # bytes of a file that is taken
 LONGEST = 2000                                       # characters of a remark
 START = 300                                          # seconds that importing torch may take
+KEPT = "PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT"      # of the surroundings
+ANSWER = 2 ** 28                                     # characters of an answer
 
 
-def contents(path):
-    """Return {path within a submission: function that reads its bytes}, of a folder or a zip."""
-    if path.is_dir():
-        found = {file.relative_to(path).as_posix(): lambda file=file: read(open(file, "rb"))
-                 for file in path.rglob("*.py") if file.is_file() and not file.is_symlink()}
-        for inner in sorted(path.glob("*.zip")):     # as some course systems pack them
-            found |= {f"{inner.stem}/{name}": file for name, file in contents(inner).items()}
-        return found
-    archive = zipfile.ZipFile(path)
-    return {name.replace("\\", "/").removeprefix("./"): lambda name=name: read(archive.open(name))
-            for name in archive.namelist() if name.endswith(".py")}
+class Remote(run.Student):
+    """A student whose code runs in a process of its own, in the folder of a handout.
 
-
-def read(file):
-    """Return what is in a file, closing it; at most LARGEST bytes."""
-    with file:
-        content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise ValueError("it is larger than a megabyte")
-    return content
-
-
-def take(path, wanted):
-    """Find the files of a submission, wherever in it the handout's folder is.
-
-    Args:
-        path: of the folder or zip.
-        wanted: names of the files, as "papers/kit/analytic.py".
-
-    Returns:
-        {name: source}, and a list of remarks on what is missing or cannot be read.
+    Raises:
+        OSError: the process could not be started.
     """
-    try:
-        there = contents(path)
-    except Exception as error:                       # a damaged zip or a strange folder: anything
-        return {}, [f"{path.name} cannot be read: {error}"]
-    roots = {PurePosixPath(name).parts[:-len(PurePosixPath(file).parts)]
-             for name in there for file in wanted if f"/{name}".endswith(f"/{file}")}
-    roots = {root for root in roots if not any(part.startswith(("__MACOSX", ".")) for part in root)}
 
-    def has(root):
-        return [file for file in wanted if "/".join((*root, file)) in there]
+    def __init__(self, folder, number, args):
+        super().__init__(args.seed, *run.handed_out(folder / "checks"))
+        self.seconds, self.gone = START, ""
+        scratch = folder / f"scratch{number}"
+        scratch.mkdir()
+        scratch.chmod(0o777)
+        keep = {name: value for name, value in os.environ.items() if name in KEPT}
+        with open(folder / "stderr.txt", "w") as stderr:
+            self.process = subprocess.Popen(
+                [*args.inside(folder), sys.executable, "-m", "checks.worker",
+                 *map(str, (number, args.seed, args.memory))],
+                cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
+                env={**keep, "OMP_NUM_THREADS": "1", "TMPDIR": str(scratch)}, encoding="utf-8",
+                errors="replace", start_new_session=True)
+        if self.talk("") != "ready\n":
+            self.end()
+            last = (folder / "stderr.txt").read_text().strip().rpartition("\n")[2]
+            raise OSError(f"the process that runs them could not be started: {last or self.gone}")
+        self.seconds = getattr(run.checks(number), "SECONDS", args.time_limit)
 
-    root = min(roots, key=lambda root: (-len(has(root)), len(root), root), default=())
-    found, remarks = {}, [f"there is no {file}" for file in wanted if file not in has(root)]
-    others = sorted("/".join(other) or "." for other in roots - {root})
-    if others:
-        remarks.append(f"taken from {'/'.join(root) or '.'}, and not from {', '.join(others)}")
-    for file in has(root):
-        try:
-            source = there["/".join((*root, file))]().decode("utf-8-sig")
-            ast.parse(source, file)
-            found[file] = source
-        except Exception as error:                   # of a damaged zip, or of what is no Python
-            remarks.append(f"{file} cannot be read: {error}")
-    return found, remarks
+    def __getattr__(self, name):
+        raise AttributeError(f"{name} is in another process")    # and not the project's own
 
-
-def check(staged, todo, seed, gigabytes, seconds, hidden):
-    """Run checks in processes that may hang or die.
-
-    Args:
-        staged: Path of the handout with somebody's files.
-        todo: list of (number, name of a check), in order.
-        seed, gigabytes: of the worker.
-        seconds: that a check may take, unless its exercise says otherwise.
-        hidden: Path of what others handed in, which the worker may not read.
-
-    Returns:
-        {(number, name): None if it passes, else what is wrong}.
-    """
-    said, todo = {}, list(todo)
-    while todo:
-        limit, started, why = START, False, "the process was ended while it ran"
-        with worker(staged, todo, seed, gigabytes, hidden) as lines:
+    def talk(self, question):
+        """Ask, and return a line of answer; "" and `gone` say why if there is none."""
+        def wait():
             try:
-                while todo:
-                    result = lines.get(timeout=limit)
-                    if result is None:
-                        break
-                    if started:
-                        said[todo.pop(0)] = result[2] and result[2][:LONGEST]
-                    started = True
-                    if todo:
-                        limit = getattr(run.checks(todo[0][0]), "SECONDS", seconds)
-            except queue.Empty:
-                why = f"it took longer than {limit} seconds"
-        if not started:
-            last = (staged / "stderr.txt").read_text().strip().rpartition("\n")[2]
-            raise OSError(f"the process that checks could not be started: {last or why}")
-        number = todo[0][0] if todo else None
-        while todo and todo[0][0] == number:         # or each of them would take as long
-            said[todo.pop(0)] = why
-    return said
+                self.process.stdin.write(question)
+                self.process.stdin.flush()
+                heard.put(self.process.stdout.readline(ANSWER))
+            except (OSError, ValueError):
+                heard.put("")
+
+        heard = queue.Queue()
+        threading.Thread(target=wait, daemon=True).start()       # whoever holds the pipes' ends
+        try:
+            line = heard.get(timeout=self.seconds)
+            self.gone = "" if line else "the process was ended while it ran"
+        except queue.Empty:
+            line, self.gone = "", f"it took longer than {self.seconds} seconds"
+        if self.gone:
+            self.end()
+        return line
+
+    def ask(self, probe, args):
+        if self.gone:
+            raise Wrong(self.gone)
+        line = self.talk(json.dumps([probe.__name__, encode(args)]) + "\n")
+        try:
+            said = json.loads(line)
+            if "got" in said:
+                return decode(said["got"])
+            error = Raised(*said["raised"]) if "raised" in said else Wrong(said["wrong"])
+        except Exception:                            # somebody else than worker.py wrote it
+            error = Wrong(self.gone or "the process gave an answer that cannot be read")
+        raise error
+
+    def end(self):
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL) if hasattr(os, "killpg") \
+                else self.process.kill()
+        except OSError:
+            pass
+        self.process.wait()
 
 
-@contextlib.contextmanager
-def worker(staged, todo, seed, gigabytes, hidden):
-    """Start checks/worker.py; give a queue of its results, with None where they end."""
-    with contextlib.suppress(RecursionError):
-        shutil.rmtree(staged / "scratch", ignore_errors=True)
-    keep = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    with open(staged / "stderr.txt", "w") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "checks.worker", str(seed), str(gigabytes), hidden, make.ROOT,
-             *(f"{number}:{name}" for number, name in todo)], cwd=staged, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=stderr, env={**keep, "OMP_NUM_THREADS": "1"},
-            encoding="utf-8", errors="replace", start_new_session=True)
-    token, lines = secrets.token_hex(), queue.Queue()
+def isolated(args):
+    """Return a function of a folder: what to put before a command that runs in it."""
+    def told(folder):
+        return [part.replace("{}", str(folder)) for part in shlex.split(args.inside)]
 
-    def listen():
-        for line in process.stdout:
-            with contextlib.suppress(ValueError):
-                result = json.loads(line)
-                if isinstance(result, list) and result[:1] == [token]:   # else it is not the worker
-                    lines.put(result[1:])
-        lines.put(None)
+    def bubblewrap(folder):                          # no network, nothing to write to or to look at
+        there = args.submissions.resolve()
+        kept, hidden = (sys.prefix, sys.base_prefix), (
+            make.ROOT, there if there.is_dir() else there.parent, "/tmp")
+        return ["bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/",
+                *(str(part) for path in hidden for part in ("--tmpfs", path)),
+                *(part for path in kept for part in ("--ro-bind", path, path)),
+                "--bind", str(folder), str(folder), "--dev", "/dev", "--proc", "/proc", "--"]
 
-    with process.stdin:
-        process.stdin.write(f"{token}\n")
-    thread = threading.Thread(target=listen)
-    thread.start()
-    try:
-        yield lines
-    finally:
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
-        thread.join()
-        process.stdout.close()
-        process.wait()
+    def nobody(folder):                              # nothing to write to
+        return ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"]
+
+    if args.inside is not None:
+        return told
+    with tempfile.TemporaryDirectory() as folder:
+        for way in bubblewrap, nobody:
+            try:
+                if not subprocess.run([*way(folder), sys.executable, "-c", "import torch"],
+                                      capture_output=True).returncode:
+                    return way
+            except OSError:                          # there is no such program
+                pass
+    print("what is graded runs with your rights here: install bubblewrap, or see README")
+    return lambda folder: []
 
 
-def grade(path, chosen, args):
+def grade(files, chosen, args):
     """Grade one submission.
 
+    Args:
+        files: {name: bytes}, see `collect.submissions`.
+        chosen: list of Exercise.
+
     Returns:
-        {number: checks passed, or "" if they could not be run}, and remarks: what is wrong.
+        {number: [(check, None or what is wrong)]}, "" in the place of the list where the checks
+        could not be run; {number: answer in writing}; and a list of remarks.
     """
-    wanted = sorted({file for exercise in chosen for file in exercise.files})
-    found, remarks = take(path, wanted)
-    todo = [(exercise.number, name) for exercise in chosen
-            for name in run.names(exercise.number, args.variant)]
-    folder = Path(tempfile.mkdtemp()).resolve()
+    said, folder = {}, Path(tempfile.mkdtemp()).resolve()
     try:
-        make.make(chosen, folder / "handout", variant=args.variant)
-        for file, source in found.items():
-            make.write(folder / "handout" / file, source)
-        said = check(folder / "handout", todo, args.seed, args.memory, args.time_limit,
-                     args.submissions.resolve())
+        make.make(chosen, folder / "hw", variant=args.variant, grader=True)
+        folder.chmod(0o755)                          # for another user, see --inside
+        taken = collect.Taken(files, chosen, lambda file: (folder / "hw" / file).read_text("utf-8"))
+        for file, source in taken.sources.items():
+            make.write(folder / "hw" / file, source)
+        for exercise in chosen:
+            said[exercise.number] = checked(exercise, taken.sources, folder / "hw", args)
+            taken.remarks += [f"{exercise.number}: {text}" for text in dict.fromkeys(
+                text for _, text in said[exercise.number]) if text]
+        return said, taken.answers, taken.remarks
     except Exception as error:                       # one submission must not end all others
-        return dict.fromkeys(most(chosen, args.variant), ""), [
-            f"not graded: {type(error).__name__}: {error}", *remarks]
+        return {exercise.number: "" for exercise in chosen}, {}, [
+            f"not graded: {type(error).__name__}: {error}"]
     finally:
-        with contextlib.suppress(RecursionError):    # whatever folders it has made there
-            shutil.rmtree(folder, ignore_errors=True)
-    scores = {}
-    for exercise in chosen:
-        own = [wrong for (number, _), wrong in said.items() if number == exercise.number]
-        scores[exercise.number] = own.count(None)
-        remarks += [f"{exercise.number}: {text}" for text in dict.fromkeys(own) if text]
-    return scores, remarks
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def main(argv=None):
-    parser = Parser(__doc__)
-    parser.add_argument("submissions", type=Path, help="folder of folders and zips")
-    parser.add_argument("--csv", type=file_name(".csv"), default="grades.csv",
-                        help="where the grades go (grades.csv)")
-    parser.add_argument("--only", type=int, nargs="+", help="numbers of the exercises (all)")
-    parser.add_argument("--variant", type=int, choices=make.VARIANTS, default=0,
-                        help="of the handout (0)")
-    parser.add_argument("--seed", type=integer(0), default=0, help="of the checks' numbers (0)")
-    parser.add_argument("--time-limit", type=integer(1), default=60,
-                        help="seconds for a check; exercise 9 has a limit of its own (60)")
-    parser.add_argument("--memory", type=integer(1), default=4, help="gigabytes, on Linux (4)")
-    parser.add_argument("--jobs", type=integer(1), default=1, help="graded at the same time (1)")
-    args = parser.parse_args(argv)
-    with one_line_errors("exercises.grade"):
-        grade_all(args)
+def checked(exercise, sources, folder, args):
+    """Return [(check, None or what is wrong)] of an exercise, whose files lie in a handout."""
+    names = run.names(exercise.number, args.variant)
+    if not set(exercise.files) & set(sources):
+        return [(name, "no file of it was handed in") for name in names]
+    student = Remote(folder, exercise.number, args)
+    try:
+        said = [(name, run.run(exercise.number, name, student)) for name in names]
+        return [(name, wrong and wrong[:LONGEST]) for name, wrong in said]
+    finally:
+        student.end()
+
+
+def points(exercise, said):
+    """Return the points of an exercise, "" if its checks could not be run."""
+    return run.score(exercise.minutes, [wrong for _, wrong in said].count(None), len(said)) \
+        if said else ""
 
 
 def grade_all(args):
     chosen = make.choose(args.only, args.variant)
-    paths = sorted(path for path in args.submissions.iterdir() if not path.name.startswith(".")
-                   and (path.is_dir() or path.suffix.lower() == ".zip"))
-    if not paths:
-        raise ValueError(f"there are no folders and no zips in {args.submissions}")
-    check_writable(args.csv)
-    for path in args.submissions.iterdir():
-        if path not in paths and not path.name.startswith("."):
-            print(f"{ascii(path.name)[1:-1]} is neither a folder nor a zip, and left out")
-    counts = most(chosen, args.variant)
-    total = sum(counts.values())
-    rows = [["submission", *(f"exercise {number} (of {n})" for number, n in counts.items()),
-             f"total (of {total})", "remarks"]]
+    wanted = sorted({file for exercise in chosen for file in exercise.files})
+    there = collect.submissions(args.submissions, wanted, one=args.json is not None)
+    there.pop(args.csv.stem, None) if args.csv.resolve().parent == args.submissions.resolve() else 0
+    if not there:
+        raise ValueError(f"nothing was handed in in {args.submissions}")
+    check_writable(args.json or args.csv)
+    args.inside = isolated(args)
+    total, rows, results = sum(exercise.minutes for exercise in chosen), [], {}
     with ThreadPoolExecutor(args.jobs) as pool:
-        for path, (scores, remarks) in zip(paths, pool.map(
-                lambda path: grade(path, chosen, args), paths), strict=True):
-            points = [*scores.values()]
-            own = "" if "" in points else sum(points)
-            rows.append([path.stem if path.is_file() else path.name, *points, own,
-                         "\n".join(remarks)])
-            print(f"{ascii(rows[-1][0])[1:-1]}: "
-                  f"{f'{own} of {total}' if own != '' else remarks[0]}", flush=True)
-    with replacing(args.csv) as tmp, \
+        for who, result in zip(there, pool.map(lambda files: grade(files, chosen, args),
+                                               there.values()), strict=True):
+            said, answers, remarks = result
+            marks = {f"exercise {exercise.number} (of {exercise.minutes})":
+                     points(exercise, said[exercise.number]) for exercise in chosen}
+            own = "" if "" in marks.values() else round(sum(marks.values()), 1)
+            rows.append({"submission": who, **marks, f"total (of {total})": own,
+                         "remarks": "\n".join(remarks)})
+            for exercise in chosen:                  # for whoever reads them to fill in
+                rows[-1] |= {f"answer {exercise.number}": answers.get(exercise.number, ""),
+                             f"points of answer {exercise.number}": ""}
+            results = {"score": own or 0, "output": "\n".join(remarks), "tests": [
+                {"name": f"{exercise.number}: {run.said(name)}", "output": wrong or "",
+                 "score": 0 if wrong else exercise.minutes / len(said[exercise.number]),
+                 "max_score": exercise.minutes / len(said[exercise.number])}
+                for exercise in chosen for name, wrong in said[exercise.number]]}
+            print(f"{ascii(who)[1:-1]}: {f'{own:g} of {total}' if own != '' else remarks[0]}",
+                  flush=True)
+    with replacing(args.json or args.csv) as tmp, \
             open(tmp, "w", newline="", encoding="utf-8", errors="backslashreplace") as f:
-        csv.writer(f).writerows([[safe(cell) for cell in row] for row in rows])
-    print(f"wrote {args.csv}")
-
-
-def most(chosen, variant):
-    """Return {number: how many checks there are}."""
-    return {exercise.number: len(run.names(exercise.number, variant)) for exercise in chosen}
+        if args.json:
+            json.dump(results, f, indent=1)
+        else:
+            writer = csv.DictWriter(f, rows[0])
+            writer.writeheader()
+            writer.writerows([{name: safe(cell) for name, cell in row.items()} for row in rows])
+    print(f"wrote {args.json or args.csv}")
 
 
 def safe(cell):
     """Keep a spreadsheet from taking what a student wrote for a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@")) else cell
+
+
+def main(argv=None):
+    parser = Parser(__doc__)
+    parser.add_argument("submissions", type=Path, help="folder or zip, of many or of one")
+    parser.add_argument("--csv", type=file_name(".csv"), default=Path("grades.csv"),
+                        help="where the grades go (grades.csv)")
+    parser.add_argument("--json", type=file_name(".json"),
+                        help="it is one submission; write this, as Gradescope reads it, not a CSV")
+    parser.add_argument("--only", type=int, nargs="+", help="numbers of the exercises (all)")
+    parser.add_argument("--variant", type=int, choices=make.VARIANTS, default=0,
+                        help="of the handout (0)")
+    parser.add_argument("--seed", type=integer(0), default=0, help="of the checks' numbers (0)")
+    parser.add_argument("--time-limit", type=integer(1), default=60,
+                        help="seconds for an answer; exercise 9 has a limit of its own (60)")
+    parser.add_argument("--memory", type=integer(1), default=4, help="gigabytes, on Linux (4)")
+    parser.add_argument("--jobs", type=integer(1), default=1, help="graded at the same time (1)")
+    parser.add_argument("--inside", metavar="COMMAND", help="of a container of your own: it is put "
+                        "before the command that runs what was handed in; {} is the folder")
+    args = parser.parse_args(argv)
+    with one_line_errors("exercises.grade"):
+        grade_all(args)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Make a handout: this project's own functions, with their bodies taken out, and their checks.
 
     python -m exercises.make --out hw1                     all exercises
-    python -m exercises.make --only 1 2 6 --out hw1 --zip
+    python -m exercises.make --only 1 2 6 --out hw1 --notebook --zip
     python -m exercises.make --only 1 2 6 --out key --solutions
 
 Every blank keeps its signature and its docstring, which say what is to be written; they are cut
@@ -12,12 +12,13 @@ import ast
 import shutil
 from pathlib import Path
 
-from exercises.hint import TEXTS, sections
+from exercises.answer import ROOT, functions, locate, put, replace_body, span  # noqa: F401
+from exercises.hint import exercises
 from exercises.hunt import defects
+from exercises.notebook import hand_in, notebook, statement, to_answer
 from plumbing.cli import Parser, one_line_errors
 from plumbing.files import nobodys
 
-ROOT = Path(__file__).resolve().parent.parent
 MODULES = ("schedules.py", "ddpm.py", "unet.py", "data.py", "train.py", "sample.py",
            *sorted(f"plumbing/{path.name}" for path in (ROOT / "plumbing").glob("*.py")),
            "requirements.txt", "LICENSE")
@@ -25,101 +26,53 @@ VARIANTS = (0, 1, 2)
 PYPROJECT = """[tool.pytest.ini_options]
 testpaths = ["checks"]
 pythonpath = ["."]
-addopts = "-q --tb=short --no-header -rN"
+addopts = "-qq --tb=no --no-header -rN"
 """
-START = """# Exercises
+START = """# Exercises: denoising diffusion
 
-Write the functions that raise NotImplementedError; their docstrings say what they do. Keep to the
-files named here, and add no others: no other file of yours is graded.
+Equations and algorithms are numbered as in Ho, Jain & Abbeel 2020, *Denoising Diffusion
+Probabilistic Models*, https://arxiv.org/abs/2006.11239: have it beside you. In the end
+your own Algorithm 2 draws digits like these:
 
+![64 digits](assets/samples.png)
+
+## Begin
+
+In this folder, with Python 3.10 or later (the first line is PyTorch for a machine without an
+NVIDIA GPU, a far smaller download):
+
+    pip install 'torch>=2.6,<2.14' --index-url https://download.pytorch.org/whl/cpu
     pip install -r requirements.txt
-    pytest                              checks everything, and prints a score
-    pytest -k {0:02}:                       checks exercise {0}
+    pytest                              where you are, and what to do next
+{1}
+`pytest` stops at the first exercise that is not done, and says which function in which file is
+next. Write the functions that raise NotImplementedError; their docstrings say what they do. What
+a check says names the mistake where it can. And:
+
+    pytest -k {0:02}:                       exercise {0} alone; -s shows what your code prints
+    pytest --all                        all exercises, whatever is done
     python -m exercises.hint {0:<2}         a first hint; the next: python -m exercises.hint {0} 2
 
-What a check says names the mistake where it can.
+Hand in {2}. Keep to these files: no other of yours is graded.
+
 """
-OTHER = """
-The `ddpm.py` of this handout is for a network that predicts something else than eps (exercises 6
-and 7 say what).  `assets/digits.pt` predicts eps and does not fit it: what `sample.py` and the
-programs in `papers/` make of it is wrong. Train one that fits with `python train.py`.
+JUPYTER = """    jupyter lab exercises.ipynb         the same in a notebook (pip install jupyterlab)
 """
+OTHER = """The `ddpm.py` of this handout is for a network that predicts something else than eps
+(exercises 6 and 7 say what).  `assets/digits.pt` predicts eps and does not fit it: what
+`sample.py` and the programs in `papers/` make of it is wrong. Train one that fits with
+`python train.py`.
 
-
-class Exercise:
-    """One exercise, as its Markdown file says: title, minutes, blanks, task, hints, rubric.
-
-    Of a section or a fact "Task (variant 1)" stands instead of "Task" in that variant.
-    """
-
-    def __init__(self, path, variant=0):
-        self.number, self.variant = int(path.stem), variant
-        self.sections = sections(path.read_text(encoding="utf-8"))
-        title, _, facts = self.sections.pop("").partition("\n")
-        self.title = title.removeprefix("# ").strip()
-        self.sections |= dict(line.split(": ", 1) for line in facts.strip().splitlines())
-        self.minutes = int(self["minutes"])
-        self.blanks = self["blanks"].split(", ")                 # as ddpm.DDPM.q_sample
-        self.files = sorted({f"{locate(name)[0]}.py" for name in self.blanks})
-
-    def __getitem__(self, name):
-        return self.sections.get(f"{name} (variant {self.variant})", self.sections.get(name))
-
-
-def exercises(variant=0):
-    """Return {number: Exercise} of all there are."""
-    return {int(path.stem): Exercise(path, variant) for path in sorted(TEXTS.glob("*.md"))}
-
-
-def locate(name):
-    """Split "papers.experiments.decode" into its module, "papers/experiments", and the rest."""
-    parts = name.split(".")
-    n = next((n for n in (1, 2, 3) if (ROOT / "/".join(parts[:n])).with_suffix(".py").is_file()), 0)
-    if n == 0:
-        raise ValueError(f"there is no module of {name}")
-    return "/".join(parts[:n]), ".".join(parts[n:])
+"""
 
 
 # ---- functions, by the syntax tree ----
-
-def functions(source):
-    """Return {name: node} of a module's functions and methods, as "at" and "DDPM.q_sample"."""
-    found = {}
-    for top in ast.parse(source).body:
-        of_class = isinstance(top, ast.ClassDef)
-        for node in top.body if of_class else [top]:
-            if isinstance(node, ast.FunctionDef):
-                found[f"{top.name}.{node.name}" if of_class else node.name] = node
-    return found
-
-
-def replace_body(source, name, text):
-    """Return the source of a module with another body for one of its functions.
-
-    Raises:
-        ValueError: there is no such function.
-    """
-    node = functions(source).get(name)
-    if node is None:
-        raise ValueError(f"there is no {name} in this source")
-    statement = node.body[0]
-    docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-    first = statement.end_lineno if docstring else statement.lineno - 1
-    indent, lines = " " * statement.col_offset, source.splitlines(keepends=True)
-    new = [(indent + line).rstrip() + "\n" for line in text.splitlines()]
-    return "".join(lines[:first] + new + lines[node.end_lineno:])
-
 
 def blank(source, name, exercise):
     """Take out the body of a function."""
     return replace_body(source, name,
                         f'raise NotImplementedError("Exercise {exercise.number}: '
                         f'{exercise.title}")')
-
-
-def span(node):
-    """Return the lines of a function, from 0, last excluded, with its decorators."""
-    return min([node.lineno, *(each.lineno for each in node.decorator_list)]) - 1, node.end_lineno
 
 
 def override(source, other):
@@ -168,19 +121,14 @@ def papers_behind(files):
     return found
 
 
-def readme(chosen, other_ddpm=False):
+def readme(chosen, with_notebook=False, other_ddpm=False):
     """Write the README of a handout; other_ddpm: its ddpm.py is not for the shipped network."""
-    parts = [START.format(chosen[0].number) + (OTHER if other_ddpm else "")]
-    for exercise in chosen:
-        parts.append(f"## {exercise.number}. {exercise.title} ({exercise.minutes} minutes)\n")
-        names = exercise.files if exercise["edit"] else exercise.blanks
-        parts.append(f"{exercise['edit'] or 'Write'} "
-                     + ", ".join(f"`{name}`" for name in names) + f".\n\n{exercise['Task']}\n")
-        if exercise.number == 13:
-            parts.append("\n".join(f"- `{name}`: {text}" for name, text in defects.NAMES.items())
-                         + "\n")
-        parts.append(f"**To answer in writing.** {exercise['Question']}\n")
-    return "\n".join(parts)
+    return (START.format(chosen[0].number, JUPYTER * with_notebook, hand_in(chosen, with_notebook))
+            + OTHER * other_ddpm + "\n".join(
+                f"## {exercise.number}. {exercise.title} ({exercise.minutes} minutes)\n\n"
+                f"{statement(exercise)}\n\n**To answer in writing**, in `ANSWERS.md`. "
+                f"{exercise['Question']}\n"
+                for exercise in chosen))
 
 
 def rubric(chosen):
@@ -196,7 +144,7 @@ def write(path, text):
     path.write_text(text, encoding="utf-8", newline="")          # with the ends of lines it has
 
 
-def make(chosen, out, solutions=False, variant=0):
+def make(chosen, out, solutions=False, variant=0, with_notebook=False, grader=False):
     """Write a handout.
 
     Args:
@@ -204,6 +152,8 @@ def make(chosen, out, solutions=False, variant=0):
         out: Path of the new folder.
         solutions: leave the answers in, and add RUBRIC.md: the teacher's copy.
         variant: 0, 1 or 2.
+        with_notebook: add exercises.ipynb.
+        grader: add what only exercises.grade needs.
 
     Raises:
         ValueError: out exists and is not empty.
@@ -218,9 +168,10 @@ def make(chosen, out, solutions=False, variant=0):
     for room in {room for file in files for room in Path(file).parents} - {Path(".")}:
         write(out / room / "__init__.py", source_of(str(room / "__init__.py")))
     (out / "assets").mkdir()
-    shutil.copy(ROOT / "assets" / "digits.pt", out / "assets")   # for sample.py and papers/
-    if "papers/classifier_free_guidance.py" in files:
-        shutil.copy(ROOT / "assets" / "guidance.pt", out / "assets")
+    shown = "samples.png", "digits.pt", *(     # sample.py and papers/ need the networks
+        ["guidance.pt"] if "papers/classifier_free_guidance.py" in files else [])
+    for name in shown:
+        shutil.copy(ROOT / "assets" / name, out / "assets")
     for exercise in chosen:
         for module, function in map(locate, exercise.blanks):
             path = out / f"{module}.py"
@@ -232,27 +183,38 @@ def make(chosen, out, solutions=False, variant=0):
             elif not solutions:
                 write(path, blank(path.read_text(encoding="utf-8"), function, exercise))
     copy_checks(chosen, out, variant)
+    if grader:
+        shutil.copy(ROOT / "exercises" / "checks" / "worker.py", out / "checks")
+    other = bool(asked & overridden("ddpm.py", variant))
     write(out / "pyproject.toml", PYPROJECT)
-    write(out / "README.md", readme(chosen, asked & overridden("ddpm.py", variant)))
+    write(out / "README.md", readme(chosen, with_notebook, other))
+    write(out / "ANSWERS.md", "# Answers in writing\n" + "".join(
+        f"\n## {exercise.number}. {exercise.title}\n\n{to_answer(exercise, solutions)}"
+        for exercise in chosen))
+    if with_notebook:
+        write(out / "exercises.ipynb", notebook(chosen, out, solutions, variant if other else 0))
     if solutions:
         write(out / "RUBRIC.md", rubric(chosen))
 
 
 def copy_checks(chosen, out, variant):
-    """Copy the checks of these exercises, and their hints."""
+    """Copy the checks of these exercises, and their hints, but nothing of the grader's."""
     here, own = ROOT / "exercises", {f"ex{exercise.number:02}.py" for exercise in chosen}
     for path in (here / "checks").glob("*.py"):
-        if not path.name.startswith("ex") or path.name in own:
+        if path.name != "worker.py" and (not path.name.startswith("ex") or path.name in own):
             write(out / "checks" / path.name, path.read_text(encoding="utf-8"))
     shutil.move(out / "checks" / "conftest.py", out)             # where pytest learns its options
     write(out / "checks" / "variant.txt", f"{variant}\n")
-    write(out / "exercises" / "__init__.py", "")
-    if any(exercise["edit"] for exercise in chosen):
-        write(out / "exercises" / "hunt" / "__init__.py", "")
-    shutil.copy(here / "hint.py", out / "exercises")
+    for room in ["exercises", "exercises/hunt"][:1 + any(bool(each["edit"]) for each in chosen)]:
+        write(out / room / "__init__.py", "")
+    for file in ("answer.py", "hint.py"):
+        shutil.copy(here / file, out / "exercises")
     for exercise in chosen:
-        hints = "\n\n".join(f"## Hint {i}\n{exercise[f'Hint {i}']}" for i in (1, 2, 3))
-        write(out / "exercises" / "texts" / f"{exercise.number:02}.md", f"{hints}\n")
+        facts = "".join(f"{name}: {exercise[name]}\n" for name in ("minutes", "blanks", "edit")
+                        if exercise[name])
+        hints = "\n".join(f"## Hint {i}\n{exercise[f'Hint {i}']}\n" for i in (1, 2, 3))
+        write(out / "exercises" / "texts" / f"{exercise.number:02}.md",
+              f"# {exercise.title}\n{facts}\n{hints}")
 
 
 def choose(numbers, variant):
@@ -273,6 +235,7 @@ def main(argv=None):
     parser = Parser(__doc__)
     parser.add_argument("--only", type=int, nargs="+", help="numbers of exercises (all)")
     parser.add_argument("--out", type=Path, required=True, help="the new folder")
+    parser.add_argument("--notebook", action="store_true", help="add exercises.ipynb")
     parser.add_argument("--zip", action="store_true", help="pack it as well")
     parser.add_argument("--solutions", action="store_true", help="the teacher's copy")
     parser.add_argument("--variant", type=int, choices=VARIANTS, default=0,
@@ -282,7 +245,8 @@ def main(argv=None):
         packed = Path(f"{args.out}.zip")
         if args.zip and packed.exists():
             raise ValueError(f"{packed} exists already")
-        make(choose(args.only, args.variant), args.out, args.solutions, args.variant)
+        make(choose(args.only, args.variant), args.out, args.solutions, args.variant,
+             args.notebook)
         if args.zip:
             shutil.make_archive(args.out, "zip", args.out.parent, args.out.name)
         print(f"wrote {args.out}{' and its zip' if args.zip else ''}")

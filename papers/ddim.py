@@ -6,10 +6,9 @@ Song, Meng & Ermon 2020, "Denoising Diffusion Implicit Models" (arXiv:2010.02502
     python -m papers.ddim [--checkpoint F] [--data NAME] [--n 32]
     python -m papers.ddim --grid samples.png --steps 20 --n 64       these samples and no more
 
-DDIM's alpha_t is DDPM's alpha-bar_t, and so `alpha_bar[t]` here.  L_simple teaches a network the
-marginals q(x_t | x_0) and nothing of the steps between them, and many processes have these
-marginals.  So nothing is trained again: a jump, Eq. 12, goes from time t to any earlier s.  With
-eta = 1 it is noisy, a step of Algorithm 2 if s = t - 1; with eta = 0 it follows an ODE, Eq. 14.
+DDIM's alpha_t is DDPM's alpha-bar_t, and so `alpha_bar[t]` here.  Nothing is trained again: a jump,
+Eq. 12, goes from time t to any earlier s.  With eta = 1 it is noisy, a step of Algorithm 2 if
+s = t - 1; with eta = 0 it follows an ODE.
 
 The program draws samples of 5 to 1000 steps from the same x_T, their quality, how consistent they
 are (sec. 5.2), how well images come back from being encoded (Table 2), and an interpolation.
@@ -111,9 +110,8 @@ def encode(ddpm, model, x_0, times):
         x_t / sqrt(alpha_bar_t) = x_s / sqrt(alpha_bar_s) + (sigma_t - sigma_s) eps_theta(x_s, s)
         sigma_t = sqrt((1 - alpha_bar_t) / alpha_bar_t)
 
-    This is Eq. 13, a step with eta = 0, run upwards, from tau_0 = 0 to tau_S.  Either way it is a
-    step of Euler's method for the ODE of Eq. 14: d(x / sqrt(alpha_bar)) = eps_theta d sigma.
-    `sample` with the same times, eta = 0 and clip = False leads back, the better the more steps.
+    This is Eq. 13, a step with eta = 0, run upwards, from tau_0 = 0 to tau_S.  `sample` with the
+    same times, eta = 0 and clip = False leads back, the better the more steps.
 
     Args:
         ddpm, model: as for `step`.

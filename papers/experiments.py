@@ -70,7 +70,7 @@ def interpolate(ddpm, model, x_0, other, t, lambdas, clip=True, generator=None):
     Args:
         ddpm, model, clip, generator: as for `decode`.
         x_0, other: (C, H, W) float images in [-1, 1].
-        t: an int in 0..T, of the noising and of the denoising; 0 mixes pixels.
+        t: an int in 0..T, of the noising and of the denoising.
         lambdas: floats in [0, 1]; 0 and 1 are reconstructions.
 
     Returns:

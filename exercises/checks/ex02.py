@@ -52,10 +52,9 @@ def check_it_equals_the_steps_of_eq_2(student):
 
 def check_the_shape_of_t_does_not_broadcast_wrongly(student):
     """As many images as pixels in a row: a (B,) coefficient would be laid along the width."""
-    x_0, t = torch.linspace(0.5, 1, 27).reshape(3, 1, 3, 3), torch.tensor([1, 2, 4])
-    root = torch.tensor([0.9, 0.72, 0.3024]) ** 0.5
-    expect(q_sample(student, x_0, t, torch.zeros_like(x_0)),
-           formula(EQ_4, BETA, t, x_0=x_0, eps=torch.zeros_like(x_0)),
-           "q_sample at t = 1, 2, 4, without noise", [
+    x_0, eps = torch.linspace(0.5, 1, 54).reshape(2, 3, 1, 3, 3).unbind(0)
+    t, along = torch.tensor([1, 2, 4]), {"x_0": x_0.transpose(0, 3), "eps": eps.transpose(0, 3)}
+    expect(q_sample(student, x_0, t, eps), formula(EQ_4, BETA, t, x_0=x_0, eps=eps),
+           "q_sample at t = 1, 2, 4, Eq. 4", [
         ("when a (B,) tensor of coefficients is laid along the last axis: reshape it to "
-         "(B, 1, 1, 1), as `at` does", root * x_0)])
+         "(B, 1, 1, 1), as `at` does", formula(EQ_4, BETA, t, **along).value.transpose(0, 3))])

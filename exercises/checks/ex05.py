@@ -1,117 +1,124 @@
 """5: the time embedding and the residual block."""
-import math
+import itertools
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 
-from .kit import Wrong, demand, expect, same
+from .kit import expect, on_meta, refused, theirs
+
+ORDER = "norm1 silu1 conv1 emb norm2 silu2 dropout conv2 shortcut attention".split()
 
 
-def angles(t, dim):
-    n = dim // 2
-    return [t * 10_000 ** (-i / (n - 1)) for i in range(n)]
+@theirs
+def embedding(student, t, dim, device="cpu"):
+    return student.unet.timestep_embedding(t.to(device), dim)
+
+
+def waves(t, n, steps, base=10_000):
+    """Return (B, 2n) sines and cosines of t base^(-i / steps)."""
+    angle = (t[:, None] * (base ** (-torch.arange(n).double() / steps)).float()).double()
+    return torch.cat([angle.sin(), angle.cos()], 1)
 
 
 def check_the_embedding_is_sines_then_cosines(student):
     """Vaswani et al., sec. 3.5, as in the DDPM authors' code."""
-    times, dim = [1, 17, 400], 8
-    sines = torch.tensor([[math.sin(a) for a in angles(t, dim)] for t in times])
-    cosines = torch.tensor([[math.cos(a) for a in angles(t, dim)] for t in times])
-    other = torch.tensor([[t * 10_000 ** (-i / 4) for i in range(4)] for t in times])
-    grow = torch.tensor(times)[:, None] * torch.tensor([10_000 ** (i / 3) for i in range(4)])
-    expect(student.unet.timestep_embedding(torch.tensor(times), dim),
-           torch.cat([sines, cosines], 1), "timestep_embedding of t = 1, 17, 400", [
-        ("when the cosines come first", torch.cat([cosines, sines], 1)),
-        ("when sines and cosines alternate", torch.stack([sines, cosines], 2).flatten(1)),
-        ("when the exponent is -i / n, as in the first paper, and not -i / (n - 1)",
-         torch.cat([other.sin(), other.cos()], 1)),
-        ("when the exponent has the wrong sign", torch.cat([grow.sin(), grow.cos()], 1))],
-        atol=2e-4)
+    t = torch.tensor([1, 17, 400])
+    right = waves(t, 4, 3)
+    expect(embedding(student, t, 8), right, "timestep_embedding of t = 1, 17, 400", [
+        ("when the cosines come first", right.roll(4, 1)),
+        ("when sines and cosines alternate", right.reshape(3, 2, 4).mT.flatten(1)),
+        ("when the exponent is -i / n and not -i / (n - 1)", waves(t, 4, 4)),
+        ("when the exponent has the wrong sign", waves(t, 4, -3)),
+        ("when e stands where 10000 belongs", waves(t, 4, 3, torch.e)),
+        ("when t is off by one", waves(t - 1, 4, 3))], atol=2e-4, dtype=torch.float32)
+    on_meta(lambda: embedding(student, t, 8, "meta"), "timestep_embedding")
 
 
 def check_an_odd_dimension_ends_in_0(student):
-    """And has one frequency fewer; all in float32."""
-    emb = student.unet.timestep_embedding(torch.tensor([3]), 7)
-    values = angles(3, 7)
-    expect(emb, torch.tensor([[*map(math.sin, values), *map(math.cos, values), 0.0]]),
-           "timestep_embedding(3, 7)", atol=1e-5)
-    demand(emb.dtype == torch.float32, f"timestep_embedding: expected float32, got {emb.dtype}")
+    """And has one frequency fewer; times may be floats."""
+    t = torch.tensor([3.0, 50.0])
+    expect(embedding(student, t, 7), F.pad(waves(t, 3, 2), (0, 1)), "timestep_embedding(t, 7)", [
+        ("when the 0 comes first", F.pad(waves(t, 3, 2), (1, 0))),
+        ("when n is (dim + 1) // 2", F.pad(waves(t, 4, 3)[:, :6], (0, 1))),
+        ("when it ends in no 0", waves(t, 4, 3)[:, :7])], atol=1e-4, dtype=torch.float32)
 
 
 def check_too_few_dimensions_are_refused(student):
-    try:
-        student.unet.timestep_embedding(torch.tensor([3]), 3)
-    except ValueError:
-        return
-    raise Wrong("timestep_embedding(t, 3): its docstring asks for a ValueError below 4 dimensions")
+    t = torch.tensor([3])
+    expect(embedding(student, t, 4), waves(t, 2, 1), "timestep_embedding(t, 4)")
+    refused(lambda: embedding(student, t, 3), "timestep_embedding(t, 3)")
 
 
-class Triple(torch.nn.Module):
-    def forward(self, x):
-        return 3 * x
+def shrink(x, p=0.5, training=True, inplace=False):
+    """Stand in for dropout, without random numbers."""
+    return F.softshrink(x, p) if training else x
 
 
-def make(student, C_in, C_out, **options):
-    """A block whose weights are all in play, with our own reading of them."""
-    torch.manual_seed(student.seed)
-    settings = {"dropout": 0.0, "attention": False, **options}
-    block = student.unet.ResidualBlock(C_in, C_out, 6, **settings)
-    with torch.no_grad():
-        for weight in block.parameters():
-            weight.copy_(0.4 * torch.randn_like(weight))
-    x, emb = torch.randn(2, C_in, 4, 4), torch.randn(2, 6)
+@theirs
+def block(student, x, emb, C_out, w, train, attention):
+    made = student.unet.ResidualBlock(x.shape[1], C_out, emb.shape[1], dropout=0.25).train(train)
+    made.load_state_dict(w)
+    made.attention = torch.nn.Softshrink() if attention else made.attention
+    with torch.no_grad(), mock.patch.object(F, "dropout", shrink):
+        return made(x, emb)
 
-    def forward(time=True, silu=True, skip=True, late=False, second=True, act=F.silu, drop=1.0):
-        def norm(layer, h):
-            return F.group_norm(h, layer.num_groups, layer.weight, layer.bias, layer.eps)
 
-        added = F.linear(F.silu(emb) if silu else emb, block.emb.weight, block.emb.bias)
-        h = F.conv2d(act(norm(block.norm1, x)), block.conv1.weight, block.conv1.bias, padding=1)
-        if time and not late:
-            h = h + added[:, :, None, None]
-        h = act(norm(block.norm2, h) if second else h)
-        if late:
-            h = h + added[:, :, None, None]
-        h = F.conv2d(drop * h, block.conv2.weight, block.conv2.bias, padding=1)
-        straight = x
-        if C_in != C_out:
-            straight = F.conv2d(x, block.shortcut.weight, block.shortcut.bias)
-        return h + straight if skip else h
+def ours(w, x, emb, train, attention, order=ORDER, act=F.silu, emb_act=F.silu):
+    """Call the layers, of weights w, in an order."""
+    def layer(name, h):
+        own = w[f"{name}.weight"], w[f"{name}.bias"]
+        return F.group_norm(h, 4, *own, 1e-6) if "norm" in name else F.conv2d(h, *own, 1, "same")
 
-    return block, x, emb, forward
+    time = F.linear(emb_act(emb), w["emb.weight"], w["emb.bias"])[:, :, None, None]
+    straight, h = layer("shortcut", x) if "shortcut.weight" in w else x, x
+    other = {"silu1": act, "silu2": act, "dropout": lambda h: shrink(h, 0.25, train),
+             "emb": lambda h: h + time, "shortcut": lambda h: h + straight,
+             "attention": lambda h: shrink(h, 0.5, attention)}
+    for name in order:
+        h = other[name](h) if name in other else layer(name, h)
+    return h
+
+
+def slips(*given):
+    """Yield what comes of layers that are left out, moved, or stand where others belong."""
+    yield "when ReLU stands where SiLU belongs", ours(*given, act=F.relu)
+    yield "when the embedding does not go through SiLU", ours(*given, emb_act=lambda emb: emb)
+    yield "when there is dropout in eval mode, too", ours(*given[:3], True, given[4])
+    for name in ORDER:
+        yield f"when {name} is left out", ours(*given, [each for each in ORDER if each != name])
+    for name, other in itertools.permutations(ORDER, 2):
+        without = [each for each in ORDER if each != name]
+        without.insert(without.index(other), name)
+        yield f"when {name} comes right before {other}", ours(*given, without)
+        yield f"when {name} stands where {other} belongs", ours(
+            *given, [name if each == other else each for each in ORDER])
+
+
+def check(student, what, C_out=8, train=False, attention=False):
+    g = torch.Generator().manual_seed(student.seed)
+    x, emb = torch.randn(2, 8, 4, 6, generator=g), torch.randn(2, 6, generator=g)
+    shapes = {"norm1": [8], "conv1": [C_out, 8, 3, 3], "emb": [C_out, 6], "norm2": [C_out],
+              "conv2": [C_out, C_out, 3, 3], "shortcut": [C_out, 8, 1, 1]}
+    w = {f"{name}.{kind}": 0.4 * torch.randn(shape[:end], generator=g)
+         for name, shape in shapes.items() for kind, end in (("weight", 4), ("bias", 1))
+         if name != "shortcut" or C_out != 8}
+    got = block(student, x, emb, C_out, w, train, attention)
+    given = w, x, emb, train, attention
+    expect(got, ours(*given), what, slips(*given) if C_out == 8 else (), rtol=1e-3, atol=1e-3,
+           dtype=torch.float32)
 
 
 def check_a_block_is_two_convolutions_with_the_time_between(student):
-    for C_in, C_out in ((8, 8), (8, 12)):
-        block, x, emb, forward = make(student, C_in, C_out)
-        with torch.no_grad():
-            expect(block(x, emb), forward(), f"ResidualBlock({C_in}, {C_out})", [
-                ("when the time is not added", forward(time=False)),
-                ("when the embedding does not go through SiLU", forward(silu=False)),
-                ("when the input is not added to the output", forward(skip=False)),
-                ("when the time is added after the second norm and not before it",
-                 forward(late=True)),
-                ("when the second norm is left out", forward(second=False)),
-                ("when ReLU stands where SiLU belongs", forward(act=F.relu))], rtol=1e-3, atol=1e-3)
+    check(student, "ResidualBlock(8, 8)")
+    check(student, "ResidualBlock(8, 12)", C_out=12)
 
 
 def check_dropout_is_there_in_training_only(student):
-    block, x, emb, forward = make(student, 8, 8, dropout=0.5)
-    with torch.no_grad():
-        one, two = block.train()(x, emb), block(x, emb)
-        demand(not same(one, two), "ResidualBlock: with dropout 0.5, in training, two calls "
-               "gave the same. Dropout belongs before the second convolution.")
-        dropout, block.dropout = block.dropout, Triple()
-        expect(block(x, emb), forward(drop=3.0), "ResidualBlock, with a layer that triples in place"
-               " of its dropout, which belongs right before the second convolution", rtol=1e-3,
-               atol=1e-3)
-        block.dropout = dropout
-        expect(block.eval()(x, emb), forward(), "ResidualBlock with dropout, in eval mode",
-               rtol=1e-3, atol=1e-3)
+    """Another function stands for it, without random numbers, so that its place shows."""
+    check(student, "ResidualBlock with dropout, in training", train=True)
+    check(student, "ResidualBlock with dropout, in eval mode")
 
 
 def check_attention_comes_last_where_there_is_one(student):
-    block, x, emb, forward = make(student, 8, 8, attention=True)
-    with torch.no_grad():
-        expect(block(x, emb), block.attention(forward()), "ResidualBlock with attention", [
-            ("when the attention is left out", forward())], rtol=1e-3, atol=1e-3)
+    check(student, "ResidualBlock with another layer for attention", attention=True)

@@ -3,11 +3,10 @@ import math
 
 import torch
 
-from .kit import Process, demand
+from .kit import Process, demand, tensor, theirs
 
 SECONDS = 180                                        # what one training may take
 N = 4000
-TRAINS = True                                        # an optimizer is made: worker.py
 
 
 def spiral(angle):
@@ -62,34 +61,20 @@ class Spy(Process):
         return super().q_sample(x_0, t, eps)
 
 
-def train_and_draw(student):
-    """Return the points held out and what imitate makes of the others; fail if they are copies."""
-    g = torch.Generator().manual_seed(student.seed)
-    x, held_out = points(5000, student.seed, g), points(N, student.seed, g)
+@theirs
+def imitate(student, x, n):
+    """Train and draw; return the points, whether they need gradients, how often q_sample ran."""
     process = Spy()
-    torch.manual_seed(student.seed)
-    got = student.plane.imitate(process, x.clone(), N)
-    demand(isinstance(got, torch.Tensor) and got.shape == (N, 2), f"imitate: expected {N} points, "
-           f"({N}, 2), got {tuple(getattr(got, 'shape', ())) or type(got).__name__}")
-    got = got.detach().float()
-    demand(got.isfinite().all(), "imitate: some points are not finite")
-    near = torch.cdist(got, x).min(1).values.median().item()
-    usual = torch.cdist(held_out, x).min(1).values.median().item()
-    demand(near > 0.5 * usual, f"imitate: the points lie {near:.2g} from the nearest of those it "
-           f"was given, held-out points {usual:.2g}. This is what you get when points are copied.")
-    demand(process.noised >= 20, f"imitate: points were noised {process.noised} times, by "
-           "`ddpm.loss` or `ddpm.q_sample`: Algorithm 1 was hardly run")
-    return held_out, got
+    got = student.plane.imitate(process, x, n)
+    return got, getattr(got, "requires_grad", False), process.noised
 
 
 def distance(student):
-    """Return the energy distance to held-out points, as a share of a Gaussian's, and a guess why.
-
-    It is measured once for both checks.
-    """
+    """Return the energy distance to held-out points, as a share of a Gaussian's, a guess why, and
+    whether the points need gradients.  It is measured once for both checks."""
     if "plane" not in student.kept:
         try:
-            student.kept["plane"] = measure(*train_and_draw(student), student.seed)
+            student.kept["plane"] = measure(student)
         except Exception as error:                   # the second check says the same
             student.kept["plane"] = error
     if isinstance(student.kept["plane"], Exception):
@@ -97,8 +82,17 @@ def distance(student):
     return student.kept["plane"]
 
 
-def measure(held_out, got, seed):
-    g = torch.Generator().manual_seed(seed + 1)
+def measure(student):
+    g = torch.Generator().manual_seed(student.seed)
+    x, held_out = points(5000, student.seed, g), points(N, student.seed, g)
+    got, graded, noised = imitate(student, x, N)
+    tensor(got, f"imitate, {N} points", (N, 2), torch.float32)
+    demand(got.isfinite().all(), "imitate: some points are not finite")
+    near, usual = (torch.cdist(each, x).min(1).values.median().item() for each in (got, held_out))
+    demand(near > 0.5 * usual, f"imitate: the points lie {near:.2g} from the nearest of those it "
+           f"was given, held-out points {usual:.2g}. This is what you get when points are copied.")
+    demand(noised >= 20, f"imitate: points were noised {noised} times, by `ddpm.loss` or "
+           "`ddpm.q_sample`: Algorithm 1 was hardly run")
     here = energy_distance(got, held_out)
     share = here / energy_distance(gaussian_like(held_out, g), held_out)
     why = ""
@@ -115,14 +109,20 @@ def measure(held_out, got, seed):
         why = (" A single Gaussian would do as well: was the network trained long enough, to "
                "predict the noise, at all t, on all of x, and with a learning rate that is neither "
                "tiny nor large to the end?")
-    return share, why
+    return share, why, graded
+
+
+def expect_below(limit, student):
+    share, why, graded = distance(student)
+    demand(share < limit, f"imitate: the energy distance to held-out points is {share:.2f} of that "
+           f"of a Gaussian, and should be below {limit:g}.{why}")
+    demand(not graded, "imitate: the points that were drawn need gradients. Draw them under "
+           "torch.no_grad(), as `ddpm.sample` does.")
 
 
 def check_half_way(student):
     """Half credit: the energy distance to held-out points is half of the best Gaussian's."""
-    share, why = distance(student)
-    demand(share < 0.5, f"imitate: the energy distance to held-out points is {share:.2f} of that "
-           f"of a Gaussian, and should be below 0.5.{why}")
+    expect_below(0.5, student)
 
 
 def check_all_the_way(student):
@@ -131,6 +131,4 @@ def check_all_the_way(student):
     Right answers come to 0.02 on average, and to 0.13 with the worst seed: 4,000 points tell it to
     0.02, and training goes another way on another processor.
     """
-    share, why = distance(student)
-    demand(share < 0.25, f"imitate: the energy distance to held-out points is {share:.2f} of that "
-           f"of a Gaussian, and should be below 0.25.{why}")
+    expect_below(0.25, student)

@@ -1,278 +1,264 @@
 """13: the bug hunt.  Each examination tells a mended file from its defects, by what it does."""
-import copy
+import contextlib
 import functools
 import types
 
 import torch
 from torch import nn
 
-from .kit import Wrong, close, coefficients, demand, same, show
+from .kit import Raised, Wrong, close, coefficients, demand, expect, formula, same, tensor, theirs
+from .run import Student
 
 BETA = [0.1, 0.3, 0.2, 0.5]
-BAR = [1.0, 0.9, 0.63, 0.504, 0.252]                 # alpha_bar_0..alpha_bar_4
-TRAINS = True                                        # an optimizer is made: worker.py
+BAR = coefficients(BETA)["alpha_bar"]
+EQ_4 = "alpha_bar ** 0.5 * x_0 + (1 - alpha_bar) ** 0.5 * eps"
+EQ_7 = "(before ** 0.5 * beta * x_0 + alpha ** 0.5 * (1 - before) * x_t) / (1 - alpha_bar)"
 
 
-class Found(Wrong):
-    """A defect that can be named."""
-
-    def __init__(self, defect, message):
-        super().__init__(message)
-        self.defect = defect
+def blame(bad, defect):
+    """Say no more than the name of a defect, which the handout's README explains."""
+    demand(not bad, defect)
 
 
-def blame(bad, defect, message):
-    if bad:
-        raise Found(defect, message)
+def judge(got, expected, what, defects, **options):
+    """Expect, but some results are those of a defect: pairs, as the mistakes of `expect`."""
+    got = tensor(got, what, torch.as_tensor(getattr(expected, "value", expected)).shape)
+    for defect, result in defects:
+        blame(close(got, result, 1e-4, 1e-5), defect)
+    expect(got, expected, what, **options)
 
 
-def forward(hunted, seed):
-    x_0, eps = torch.randn(2, 4, 1, 2, 2, generator=torch.Generator().manual_seed(seed)).unbind(0)
-    t = torch.tensor([1, 2, 3, 4])
-    process = hunted.Forward(BETA)
-
-    def x_t(bar, root=0.5):
-        bar = torch.tensor(bar).reshape(4, 1, 1, 1)
-        return bar ** 0.5 * x_0 + (1 - bar) ** root * eps
-
-    got = process.q_sample(x_0, t, eps)
-    blame(close(got, x_t(BAR[1:], 1.0), 1e-4, 1e-5), "variance-for-deviation", "x_t is what it is "
-          "when 1 - alpha_bar_t is the factor of eps: a variance, and not its square root")
-    twice = [0.9 * bar for bar in BAR[1:]]
-    blame(close(got, x_t(twice), 1e-4, 1e-5), "alpha-bar-off-by-one", "x_t is what it is when "
-          "alpha_1 stands twice in every alpha_bar_t")
-    late = [1.0, *BAR[1:4]]
-    blame(close(got, x_t(late), 1e-4, 1e-5), "alpha-bar-off-by-one", "x_t is what it is with "
-          "alpha_bar_{t-1}")
-    demand(close(got, x_t(BAR[1:]), 1e-4, 1e-5), f"x_t of t = 1, 2, 3, 4 is not that of Eq. 4: "
-           f"expected {show(x_t(BAR[1:]))}, got {show(got)}")
-    start = process.q_sample(x_0, torch.zeros(4, dtype=torch.int64), eps)
-    blame(not same(start, x_0), "alpha-bar-off-by-one", "at t = 0, x_t is not x_0: "
-          "alpha_bar_0 must be 1")
+@theirs
+def noised(student, x_0, t, eps):
+    return student.forward.Forward(BETA).q_sample(x_0, t, eps)
 
 
-def objective(hunted, seed):
-    calls = []
+def forward(student):
+    g = torch.Generator().manual_seed(student.seed)
+    x_0, eps = torch.randn(2, 5, 3, 2, 2, generator=g).unbind(0)
+    t = torch.arange(5)
 
-    def model(x_t, t):
-        calls.append((x_t, t))
-        return torch.zeros_like(x_t)
-
-    torch.manual_seed(seed)
-    bar = torch.tensor(BAR)
-    value = hunted.loss(model, torch.full((4000, 1, 1, 1), 0.5), bar)
-    x_t, t = calls[0]
-    demand(t.shape == (4000,), "the model must get one t for each image, (B,)")
-    blame(t.unique().numel() == 1, "one-t-for-the-batch", "all 4,000 images have the same t")
-    blame(t.max() < 4, "t-never-T", f"with T = 4, no t above {t.max()} was drawn in 4,000: the "
-          "upper end of randint is exclusive")
-    demand(t.min() == 1 and t.max() == 4, f"t ran from {t.min()} to {t.max()}, and not from 1 to 4")
-    demand(t.bincount()[1:].min() > 850, "t is not uniform on 1..4")
-    a = bar[t].reshape(-1, 1, 1, 1)
-    eps = (x_t - 0.5 * a.sqrt()) / (1 - a).sqrt()
-    demand(close(eps.mean(), 0, 0, 0.1) and close(eps.std(), 1, 0.1, 0), "x_t is not that of Eq. 4")
-    blame(not close(value, (eps ** 2).mean(), 1e-4, 0), "wrong-target", "a model that predicts 0 "
-          "does not cost the mean of eps^2: its target is not the noise")
+    def x_t(old="", new=""):
+        return formula(EQ_4.replace(old, new), BETA, t, x_0=x_0, eps=eps)
+    judge(noised(student, x_0, t, eps), x_t(), "x_t of t = 0, 1, 2, 3, 4, Eq. 4", [
+        ("variance-for-deviation", x_t("bar) ** 0.5", "bar)").value),
+        ("alpha-bar-off-by-one", x_t("alpha_bar", "(0.9 * alpha_bar)").value),      # alpha_1 twice
+        ("alpha-bar-off-by-one", x_t("alpha_bar", "before").value)], dtype=torch.float32)
 
 
-def point(c):
-    """The perfect model where all data are c."""
-    def model(x_t, t):
-        bar = torch.tensor(BAR)[t].reshape(-1, *[1] * (x_t.dim() - 1))
-        return (x_t - bar ** 0.5 * c) / (1 - bar) ** 0.5
-    return model
-
-
-def ancestral(hunted, seed):
-    torch.manual_seed(seed)
+@theirs
+def loss(student, x_0, alpha_bar):
+    """Return the loss of a model that predicts 0, and what that was asked."""
     asked = []
 
     def model(x_t, t):
-        asked.append(int(t[0]))
-        return point(0.3)(x_t, t)
-
-    x_0 = hunted.sample(model, (2000, 1), BETA)
-    blame(asked == [4, 3, 2], "last-step-skipped", "the model was asked for t = 4, 3, 2 and never "
-          "for 1")
-    demand(asked == [4, 3, 2, 1], f"the model was asked for t = {asked}, not [4, 3, 2, 1]")
-    noise = x_0.std().item()
-    blame(noise > 0.05, "noise-at-the-last-step", f"where all data are 0.3, samples have the "
-          f"deviation {noise:.2g}, and not 0: noise was added at the last step")
-    demand(close(x_0, torch.full((2000, 1), 0.3), 0, 1e-3), "where all data are 0.3, samples are "
-           f"{x_0.mean().item():.3g}")
-    for kind, values in coefficients(BETA).items():
-        if kind in ("beta", "beta_tilde"):
-            seen = []
-
-            def keep(x_t, t, seen=seen):
-                seen.append(x_t)
-                return torch.zeros_like(x_t)
-
-            hunted.sample(keep, (20_000, 1), BETA, kind)
-            expected = 1.0
-            for t in (4, 3, 2):                      # of x_{t-1}, where eps_theta is 0
-                expected = (expected ** 2 / (1 - BETA[t - 1]) + values[t]) ** 0.5
-                got = seen[5 - t].std().item()
-                demand(abs(got / expected - 1) < 0.03, f"with the variance {kind!r} x_{t - 1} has "
-                       f"the deviation {got:.3g}, and not {expected:.3g}")
-    try:
-        hunted.sample(point(0.3), (1, 1), BETA, "betatilde")
-    except Exception:                                # of whatever kind, with whatever words
-        return
-    raise Found("unknown-option-accepted", 'kind = "betatilde" is no variance, and was accepted. '
-                "Raise a ValueError.")
+        asked.append([x_t.clone(), t])
+        return torch.zeros_like(x_t)
+    return student.objective.loss(model, x_0, alpha_bar), asked
 
 
-def clipping(hunted, seed):
-    t, x_t = 3, torch.full((2, 1), 2.5)
-
-    def mean(x_0_hat, before):
-        of_x_t = (1 - BETA[t - 1]) ** 0.5 * (1 - BAR[t - 1]) * 2.5
-        return (before ** 0.5 * BETA[t - 1] * x_0_hat + of_x_t) / (1 - BAR[t])
-
-    far = (2.5 + 3 * (1 - BAR[t]) ** 0.5) / BAR[t] ** 0.5        # where eps_theta is -3
-    got = hunted.mean(lambda x_t, t: torch.full_like(x_t, -3.0), x_t, t, BETA)[0, 0]
-    blame(close(got, mean(far, BAR[t - 1]), 1e-4, 0), "dead-clipping", "x_0_hat = "
-          f"{far:.3g} was used as it is; the clipped one was not used")
-    blame(close(got, min(mean(far, BAR[t - 1]), 1), 1e-4, 0), "dead-clipping", "the mean was "
-          "clipped, and x_0_hat should be, before the mean is taken")
-    blame(close(got, mean(1, BAR[t]), 1e-4, 0), "wrong-time-in-the-posterior", "the mean is what "
-          "it is when alpha_bar_t stands where alpha_bar_{t-1} belongs, in the factor of x_0")
-    demand(close(got, mean(1, BAR[t - 1]), 1e-4, 0), "the mean of x_2 with x_0_hat clipped to 1: "
-           f"expected {mean(1, BAR[t - 1]):.4g}, got {got.item():.4g}")
-    low = hunted.mean(lambda x_t, t: torch.full_like(x_t, 3.0), -x_t, t, BETA)[0, 0]
-    demand(close(low, -mean(1, BAR[t - 1]), 1e-4, 0), "the mean of x_2 with x_0_hat clipped to -1: "
-           f"expected {-mean(1, BAR[t - 1]):.4g}, got {low.item():.4g}")
-    last = hunted.mean(point(0.3), torch.full((2, 1), 0.8), 1, BETA)
-    demand(close(last, torch.full((2, 1), 0.3), 1e-4, 1e-5), "where all data are 0.3, the mean at "
-           f"t = 1 is {last[0, 0].item():.4g}, and not 0.3")
+def objective(student):
+    x_0 = torch.linspace(0.3, 0.9, 3).reshape(1, 3, 1, 1).repeat(4000, 1, 1, 1)
+    value, asked = loss(student, x_0, BAR.float())
+    demand(len(asked) == 1, f"the model was asked {len(asked)} times, and not once")
+    x_t = tensor(asked[0][0], "x_t, which the model gets", x_0.shape)
+    t = tensor(asked[0][1], "t, which the model gets, one for each image", (4000,), torch.int64)
+    blame((t == t[0]).all(), "one-t-for-the-batch")
+    blame(t.min() == 1 and t.max() == 3, "t-never-T")
+    demand(t.min() == 1 and t.max() == 4, f"t ran from {t.min()} to {t.max()}, and not from 1 to 4")
+    demand(t.bincount()[1:].min() > 850, "t is not uniform on 1..4")
+    a = BAR[t].reshape(-1, 1, 1, 1)
+    eps = (x_t - a.sqrt() * x_0) / (1 - a).sqrt()
+    demand(close(eps.mean(), 0, 0, 0.1) and close(eps.std(), 1, 0.1, 0), "x_t is not that of Eq. 4")
+    judge(value, (eps ** 2).mean(), "the loss of a model that predicts 0, the mean of eps^2, Eq. "
+          "14", [("wrong-target", (each ** 2).mean()) for each in (x_t - x_0, x_0, x_t)])
 
 
-def network(hunted, seed):
-    torch.manual_seed(seed)
-    net = hunted.Network(4, (1, 3, 2))
-    widths = [conv.out_channels for conv in net.convs]
-    blame(widths == [4, 12, 24], "multipliers-accumulated", "channels 4 and mults (1, 3, 2) gave "
-          f"levels of {widths} channels: each multiplied the level before it")
-    demand(widths == [4, 12, 8], f"channels 4 and mults (1, 3, 2) gave levels of {widths} channels,"
-           " and not [4, 12, 8]")
-    x = torch.randn(2, 1, 4, 4)
-    early, late = net(x, torch.tensor([1, 1])), net(x, torch.tensor([9, 9]))
-    demand(early.shape == x.shape, f"expected the shape {tuple(x.shape)}, got {tuple(early.shape)}")
-    blame(same(early, late), "time-ignored", "the network returns the same at t = 1 and 9")
-    for linear in net.embs:                          # does each level hear of t?
-        before = net(x, torch.tensor([3, 3]))
+def point(x_t, t, c):
+    """The perfect model where all data are c."""
+    bar = BAR[t].reshape(-1, *[1] * (x_t.dim() - 1))
+    return ((x_t - bar ** 0.5 * c) / (1 - bar) ** 0.5).to(x_t)
+
+
+@theirs
+def sample(student, n, options, c=None):
+    """Sample where all data are c, or with a model that predicts 0; return what that was asked."""
+    asked = []
+
+    def model(x_t, t):
+        asked.append([int(torch.as_tensor(t).flatten()[0]), x_t.clone()])
+        return torch.zeros_like(x_t) if c is None else point(x_t, t, c)
+    return student.ancestral.sample(model, (n, 1), BETA, *options), asked
+
+
+def ancestral(student):
+    def asked_rightly(n, *args):
+        x_0, asked = sample(student, n, *args)
+        times = [t for t, _ in asked]
+        blame(times == [4, 3, 2], "last-step-skipped")
+        demand(times == [4, 3, 2, 1], f"the model was asked for t = {times}, not [4, 3, 2, 1]")
+        return [tensor(x, "a sample, or x_t on the way", (n, 1)) for x in (
+            x_0, *(x_t for _, x_t in asked))]
+    x_0 = asked_rightly(2000, [], 0.3)[0]
+    blame(x_0.std() > 0.05, "noise-at-the-last-step")
+    expect(x_0, torch.full((2000, 1), 0.3), "samples where all data are 0.3", atol=1e-3)
+    c = coefficients(BETA)
+    for kind in "beta", "beta_tilde":                # eps_theta = 0: x_{t-1} = x_t / sqrt(alpha_t)
+        x = asked_rightly(20_000, [kind])[1:]        # and noise, its deviation known to 0.5 %
+        for t in 4, 3, 2:
+            got, expected = (x[5 - t] - x[4 - t] / c["alpha"][t] ** 0.5).std(), c[kind][t] ** 0.5
+            demand(abs(got / expected - 1) < 0.03, f"with the variance {kind!r} the noise of "
+                   f"x_{t - 1} has the deviation {got:.3g}, and not {expected:.3g}")
+    with contextlib.suppress(Raised):                # of whatever kind, with whatever words
+        blame(sample(student, 1, ["betatilde"]), "unknown-option-accepted")
+
+
+@theirs
+def mean(student, x_t, t, eps):
+    return student.clipping.mean(lambda x_t, t: eps, x_t, t, BETA)
+
+
+def clipping(student):
+    for sign in 1, -1:
+        x_t, eps = torch.full((2, 3), 2.5 * sign), torch.full((2, 3), -3.0 * sign)
+        far = (x_t - (1 - BAR[3]) ** 0.5 * eps) / BAR[3] ** 0.5
+        near = formula(EQ_7, BETA, 3, x_0=far.clamp(-1, 1), x_t=x_t)
+        unclipped = formula(EQ_7, BETA, 3, x_0=far, x_t=x_t).value
+        late = formula(EQ_7.replace("before **", "alpha_bar **"), BETA, 3, **near.variables)
+        judge(mean(student, x_t, 3, eps), near, f"the mean of x_2, x_0_hat clipped to {sign}", [
+            ("dead-clipping", unclipped), ("dead-clipping", unclipped.clamp(-1, 1)),
+            ("wrong-time-in-the-posterior", late.value)])
+    x_t = torch.full((2, 1), 0.8)
+    expect(mean(student, x_t, 1, point(x_t, 1, 0.3)), torch.full((2, 1), 0.3),
+           "the mean at t = 1 where all data are 0.3")
+
+
+@theirs
+def levels(student, x):
+    """Return the levels' widths, and what is said at some times; at the end each level changes."""
+    net = student.network.Network(4, (1, 3, 2))
+    says = [net(x, torch.tensor(t)) for t in ([1, 1], [9, 9], [1, 9], [3, 3])]
+    for linear in net.embs:
         with torch.no_grad():
             linear.weight.add_(1.0)
-        blame(same(before, net(x, torch.tensor([3, 3]))), "time-ignored", "a level of the network "
-              "never hears of t")
-    mixed = net(x, torch.tensor([1, 9]))
-    demand(close(mixed[1], net(x, torch.tensor([9, 9]))[1], 1e-4, 1e-5), "each image must have its "
-           "own time")
+        says.append(net(x, torch.tensor([3, 3])))
+    return [conv.out_channels for conv in net.convs], says
 
 
-def attention(hunted, seed):
-    torch.manual_seed(seed)
-    layer = hunted.Attention(4)
-    with torch.no_grad():
-        for weight in layer.parameters():
-            weight.copy_(torch.randn_like(weight))
-
-    def expected(x, norm=True):
-        B, C, H, W = x.shape
-        h = nn.functional.group_norm(x, 2, layer.norm.weight, layer.norm.bias) if norm else x
-        q, k, v = (torch.einsum("oc,bchw->bohw", f.weight[:, :, 0, 0], h).flatten(2)
-                   + f.bias[:, None] for f in (layer.q, layer.k, layer.v))
-        weights = (torch.einsum("bci,bcj->bij", q, k) / C ** 0.5).softmax(2)
-        h = torch.einsum("bij,bcj->bci", weights, v)
-        return x + (torch.einsum("oc,bci->boi", layer.proj.weight[:, :, 0, 0], h)
-                    + layer.proj.bias[:, None]).reshape(x.shape)
-
-    with torch.no_grad():
-        for size in ((8, 8), (3, 5), (2, 4)):
-            x = torch.randn(2, 4, *size)
-            try:
-                got = layer(x)
-            except RuntimeError as error:
-                raise Found("size-hard-coded", f"images of {size[0]} x {size[1]} do not pass: "
-                            f"{error}") from error
-            blame(close(got, expected(x, norm=False), 1e-3, 1e-4), "norm-not-called", "q, k and v "
-                  "are made of x as it is: the norm is never called")
-            demand(close(got, expected(x), 1e-3, 1e-4), "the output is not that of the docstring")
+def network(student):
+    x = torch.randn(2, 1, 4, 5, generator=torch.Generator().manual_seed(student.seed))
+    widths, says = levels(student, x)
+    blame(widths == [4, 12, 24], "multipliers-accumulated")
+    demand(widths == [4, 12, 8], f"channels 4 and mults (1, 3, 2) gave levels of {widths} channels,"
+           " and not [4, 12, 8]")
+    early, late, mixed, *rest = [tensor(each, "the network", x.shape) for each in says]
+    blame(same(early, late) or any(map(same, rest, rest[1:])), "time-ignored")
+    expect(mixed, torch.stack([early[0], late[1]]), "the network, each image at its own time",
+           [("when all have the first image's time", early)])
 
 
-def fails():
-    raise ZeroDivisionError
+@theirs
+def attend(student, x):
+    """Return what the layer makes of x, and its weights, which are drawn at random."""
+    layer = student.attention.Attention(x.shape[1])
+    for weight in layer.parameters():
+        nn.init.normal_(weight)
+    return layer(x), layer.state_dict()
 
 
-def averaging(hunted, seed):
-    torch.manual_seed(seed)
+def attention(student):
+    for size in (8, 8), (3, 5), (2, 4):
+        x = torch.randn(2, 4, *size, generator=torch.Generator().manual_seed(student.seed))
+        try:
+            got, w = attend(student, x)
+        except Raised as error:
+            blame("RuntimeError" in error.kinds, "size-hard-coded")
+            raise
+
+        def layer(name, h, w=w):
+            return (torch.einsum("oc,bcn->bon", w[f"{name}.weight"][:, :, 0, 0], h.flatten(2))
+                    + w[f"{name}.bias"][:, None])
+
+        def right(h, axis=2, x=x, layer=layer):
+            q, k, v = (layer(name, h) for name in "qkv")
+            h = v @ (torch.einsum("bci,bcj->bij", q, k) / 2).softmax(axis).transpose(1, 2)
+            return x + layer("proj", h).reshape(x.shape)
+        h = nn.functional.group_norm(x, 2, w["norm.weight"], w["norm.bias"])
+        judge(got, right(h), f"attention over {size} pixels", [("norm-not-called", right(x))],
+              mistakes=[("when the softmax is over the queries, not the keys", right(h, 1)),
+                        ("when x itself is not added", right(h) - x)], rtol=1e-3, atol=1e-4)
+
+
+@theirs
+def train(student):
+    """Make an average and a step; return modes, how far the weights moved, and the average."""
     model = nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.5)).train()
-    ema = hunted.start_average(model)
-    blame(ema.training, "dropout-left-on", "the average is in training mode, like the model it is "
-          "a copy of: its dropout is on when one samples from it")
-    demand(model.training, "the model itself must stay in training mode")
-    demand(not any(weight.requires_grad for weight in ema.parameters()), "the average needs no "
-           "gradients")
-    with torch.no_grad():
-        for weight in (*model.parameters(), *ema.parameters()):
-            weight.fill_(1.0)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    for weight in model.parameters():
+    ema = student.averaging.start_average(model)
+    modes = [any(each.training for each in ema.modules()), model.training,
+             any(weight.requires_grad for weight in ema.parameters())]
+    for weight in (*ema.parameters(), *model.parameters()):
+        nn.init.ones_(weight)
         weight.grad = torch.full_like(weight, 100.0)             # left over from before
-    before = copy.deepcopy(model)
-    hunted.train_step(model, ema, optimizer, lambda net: 30 * net[0].weight.sum()
-                      + 40 * net[0].bias.sum(), 0.9, 1.0)
-    moved = [(one - two).item() for one, two in zip(before.parameters(), model.parameters(),
-                                                    strict=True)]
-    blame(close(torch.tensor(moved), torch.tensor([15.0, 20.0]), 1e-3, 0), "errors-swallowed",
-          "the gradient (30, 40) was not clipped to the norm 1: the call that should do it fails, "
-          "and the failure is swallowed")
-    demand(close(torch.tensor(moved), torch.tensor([0.3, 0.4]), 1e-3, 0), "a step of 0.5 along the "
-           f"gradient (30, 40), clipped to the norm 1, is (0.3, 0.4), and not {show(moved)}")
-    odd, calls = nn.Linear(1, 1), iter([fails])      # fails the first time it is asked, to clip
-    ask, odd.parameters = odd.parameters, lambda: next(calls, ask)()
+    student.averaging.train_step(
+        model, ema, torch.optim.SGD(model.parameters(), lr=0.5),
+        lambda net: 30 * net[0].weight.sum() + 40 * net[0].bias.sum(), 0.9, 1.0)
+    moved = [1 - weight.item() for weight in model.parameters()]
+    return modes, torch.tensor(moved), next(ema.parameters())[0, 0]
+
+
+@theirs
+def train_a_broken_model(student):
+    """Its parameters() fails the first time it is asked, to clip the gradient."""
+    odd, calls = nn.Linear(1, 1), iter([lambda: 1 / 0])
+    optimizer, ask = torch.optim.SGD(odd.parameters()), odd.parameters
+    odd.parameters = lambda: next(calls, ask)()
+    student.averaging.train_step(odd, nn.Linear(1, 1), optimizer, lambda net: net.weight.sum())
+
+
+def averaging(student):
+    (on, model_on, graded), moved, average = train(student)
+    blame(on, "dropout-left-on")
+    demand(model_on, "the model itself must stay in training mode")
+    demand(not graded, "the average needs no gradients")
+    judge(moved, torch.tensor([0.3, 0.4]), "a step of 0.5 along the gradient (30, 40), clipped to "
+          "the norm 1", [("errors-swallowed", torch.tensor([15.0, 20.0]))])
     try:
-        hunted.train_step(odd, nn.Linear(1, 1), optimizer, lambda net: net.weight.sum())
-    except ZeroDivisionError:
-        pass
+        train_a_broken_model(student)
+    except Raised as error:
+        demand("ZeroDivisionError" in error.kinds, f"a step with a model that cannot be clipped: "
+               f"{error}")
     else:
-        raise Found("errors-swallowed", "a call that fails while the gradient is clipped goes "
-                    "unnoticed")
-    got = ema[0].weight.item()
-    blame(close(got, 0.9 * 0.7 + 0.1, 1e-4, 0), "average-swapped", "with decay 0.9 the average went"
-          " nine tenths of the way: decay and 1 - decay are exchanged")
-    demand(close(got, 0.9 + 0.1 * 0.7, 1e-4, 0), f"with decay 0.9, from 1 towards 0.7, the average "
-           f"is 0.97, and not {got:.4g}")
+        blame(True, "errors-swallowed")
+    judge(average, torch.tensor(0.97), "the average from 1 towards 0.7 with decay 0.9",
+          [("average-swapped", 0.1 + 0.9 * 0.7)])
 
 
-def pictures(hunted, seed):
-    every = torch.arange(256, dtype=torch.uint8)
-    x = hunted.to_model(every)
-    blame(close(x.min(), 0, 0, 1e-4), "wrong-range", "0 becomes 0, and not -1: the network sees "
-          "[0, 1], and noise is drawn and clipped for [-1, 1]")
-    demand(close(x, torch.linspace(-1, 1, 256), 0, 1e-4), "0..255 must become -1..1, evenly spaced")
-    back = hunted.to_uint8(torch.linspace(-1, 1, 256))
-    demand(back.dtype == torch.uint8, f"expected uint8, got {back.dtype}")
-    low = hunted.to_uint8(torch.tensor([-0.9952, 0.0035]))       # 0.61 and 127.95
-    blame(low.tolist() == [0, 127], "values-truncated", "0.61 became 0 and 127.95 became 127: "
-          "values are cut, not rounded")
-    demand(low.tolist() == [1, 128], f"0.61 and 127.95 became {low.tolist()}")
-    demand(torch.equal(back, every), "0..255 to [-1, 1] and back are not all the same")
-    demand(hunted.to_uint8(torch.tensor([-3.0, 3.0])).tolist() == [0, 255], "what lies outside "
-           "[-1, 1] must be clipped")
+@theirs
+def convert(student, name, x):
+    return getattr(student.pictures, name)(x)
+
+
+def pictures(student):
+    even = torch.linspace(-1, 1, 256)
+    judge(convert(student, "to_model", torch.arange(256, dtype=torch.uint8)), even, "0..255 to "
+          "-1..1", [("wrong-range", (even + 1) / 2)], dtype=torch.float32)
+    x = torch.cat([torch.tensor([-0.9952, 0.0035, -3.0, 3.0]), even])        # 0.61, 127.95
+    back = tensor(convert(student, "to_uint8", x), "to_uint8", (260,), torch.uint8)
+    blame(back[:2].tolist() == [0, 127], "values-truncated")
+    expect(back[:4], torch.tensor([1, 128, 0, 255]), "0.61, 127.95 and what lies outside [-1, 1]")
+    expect(back[4:], torch.arange(256), "0..255 to [-1, 1] and back")
 
 
 EXAMINE = {function.__name__: function for function in (
     forward, objective, ancestral, clipping, network, attention, averaging, pictures)}
 
 
-def defect(hunted, name, student):
-    """Return the Wrong that an examination raises, or None."""
+def wrong_with(name, student):
+    """Say what is wrong with a file, if anything: of a defect of the list, its name."""
     try:
-        EXAMINE[name](hunted, student.seed)
+        EXAMINE[name](student)
     except Wrong as wrong:
-        return wrong
+        return str(wrong)
 
 
 def as_given(name, student):
@@ -280,22 +266,28 @@ def as_given(name, student):
     if name not in student.kept:
         module = types.ModuleType(name)
         exec(compile(student.given[name], f"{name}.py", "exec"), module.__dict__)
-        student.kept[name] = defect(module, name, student).defect
+        student.kept[name] = wrong_with(name, Student(student.seed, modules={name: module}))
     return student.kept[name]
 
 
 def mended(name, student):
     """Does the file do what its docstrings say?  What is wrong is told only of a new mistake."""
-    wrong = defect(getattr(student, name), name, student)
-    if getattr(wrong, "defect", None) == as_given(name, student):
-        raise Wrong(f"{name}.py still has the defect that it was given with")
-    demand(wrong is None, f"{name}.py is not mended, it is wrong in another way: {wrong}")
+    wrong = wrong_with(name, student)
+    demand(not wrong or wrong != as_given(name, student), f"{name}.py still has the defect that it "
+           "was given with")
+    demand(not wrong, f"{name}.py is not mended, it is wrong in another way: {wrong}")
+
+
+@theirs
+def defect(student, name):
+    return getattr(student, name).DEFECT
 
 
 def named(name, student):
     """Is DEFECT what the file as it was given has?"""
-    said = getattr(student, name).DEFECT
-    demand(said, f"{name}.py: DEFECT is empty. Write the name of what you found.")
+    said = defect(student, name)
+    demand(isinstance(said, str) and said, f"{name}.py: DEFECT is empty. Write the name of the "
+           "defect.")
     demand(said == as_given(name, student), f"{name}.py: DEFECT = {said!r} is not what was wrong "
            "with it. What did the file do that its docstring does not say?")
 

@@ -7,11 +7,13 @@ that is off by one.
 """
 import ast
 import copy
+from itertools import combinations
 
 import torch
 
 NAMES = {"alpha_bar": "alpha_bar_t", "before": "alpha_bar_{t-1}", "alpha": "alpha_t",
-         "beta": "beta_t", "alpha_bar_s": "alpha_bar_s"}
+         "beta": "beta_t", "alpha_bar_s": "alpha_bar_s", "alpha_before": "alpha_{t-1}",
+         "beta_before": "beta_{t-1}"}
 
 
 class Formula:
@@ -71,20 +73,29 @@ class Formula:
                     put = renamed(new)
                     yield words, self.edited(dict.fromkeys(places, put))
                     for n in places if len(places) > 1 else ():
-                        yield f"{words}, once", self.edited({n: put})
+                        yield f"{words}, in {self.around(n)}", self.edited({n: put})
         variables = [name for name in there if name in self.variables]
-        for one in variables:
-            for two in variables[variables.index(one) + 1:]:
-                yield f"{one} and {two} are exchanged", self.edited({
-                    n: renamed(two if node.id == one else one)
-                    for n, node in enumerate(ast.walk(self.tree))
-                    if isinstance(node, ast.Name) and node.id in (one, two)})
+        for one, two in (*combinations(variables, 2), *combinations(coefficients, 2)):
+            yield f"{NAMES.get(one, one)} and {NAMES.get(two, two)} are exchanged", self.edited({
+                n: renamed(two if node.id == one else one)
+                for n, node in enumerate(ast.walk(self.tree))
+                if isinstance(node, ast.Name) and node.id in (one, two)})
         for n, node in enumerate(ast.walk(self.tree)):
             if isinstance(node, ast.BinOp):
                 yield from ((words, self.edited({n: put})) for words, put in misreadings(node))
             if isinstance(node, ast.Name) and node.id in self.coefficients:
                 yield (f"sqrt({NAMES[node.id]}) stands where {NAMES[node.id]} belongs",
                        self.edited({n: rooted}))
+        for new in self.coefficients:
+            for n in roots:
+                root = said(list(ast.walk(self.tree))[n])
+                yield f"{NAMES[new]} stands where {root} belongs", self.edited({n: renamed(new)})
+
+    def around(self, n):
+        """Write the smallest term, power or function that holds a place in ast.walk."""
+        place = list(ast.walk(self.tree))[n]
+        return said(next(node for node in ast.walk(self.tree)
+                         if any(child is place for child in ast.iter_child_nodes(node))))
 
     def edited(self, changes):
         """Copy the tree with some nodes, {place in ast.walk: function of the node}, replaced."""
@@ -107,6 +118,10 @@ def is_root(node):
         isinstance(node.right, ast.Constant) and node.right.value == 0.5
 
 
+def is_product(node):
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)
+
+
 def unrooted(node):
     return node.left
 
@@ -125,6 +140,11 @@ def misreadings(node):
         return lambda node: ast.BinOp(node.left, op(), node.right)
 
     left, right = said(node.left), said(node.right)
+    if isinstance(node.op, (ast.Add, ast.Sub)) and is_product(node.left) and is_product(node.right):
+        one, two = node.left.left, node.right.left
+        yield (f"the factors {said(one)} and {said(two)} are exchanged", lambda node: ast.BinOp(
+            ast.BinOp(two, ast.Mult(), node.left.right), node.op,
+            ast.BinOp(one, ast.Mult(), node.right.right)))
     if isinstance(node.op, ast.Add):
         yield f"{right} is subtracted and not added", with_op(ast.Sub)
         yield f"{right} is left out", lambda node: node.left
@@ -132,7 +152,9 @@ def misreadings(node):
     elif isinstance(node.op, ast.Sub):
         yield f"{right} is added and not subtracted", with_op(ast.Add)
         yield f"{right} is left out", lambda node: node.left
-        yield (f"sqrt({left} - {right}) stands where {left} - {right} belongs", rooted)
+        yield f"sqrt({said(node)}) stands where {said(node)} belongs", rooted
+        if isinstance(node.left, ast.Constant):
+            yield f"{right} stands where {said(node)} belongs", lambda node: node.right
     elif isinstance(node.op, ast.Mult):
         yield f"the factor {left} is missing", lambda node: node.right
         yield f"the factor {right} is missing", lambda node: node.left
@@ -141,6 +163,8 @@ def misreadings(node):
     elif isinstance(node.op, ast.Div):
         yield f"the division by {right} is missing", lambda node: node.left
         yield f"it is multiplied by {right} and not divided", with_op(ast.Mult)
+        yield f"{left} / {right} is upside down", lambda node: ast.BinOp(
+            node.right, ast.Div(), node.left)
     elif isinstance(node.op, ast.Pow) and getattr(node.right, "value", 0) == 2:
         yield f"{left} is not squared", unrooted
 

@@ -18,6 +18,10 @@ import torch
 
 from .formula import Formula
 
+DTYPES = {str(dtype): dtype for dtype in (
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128,
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)}
+
 
 class Wrong(AssertionError):
     """An answer is not right; the message is for the student."""
@@ -65,8 +69,8 @@ def answer(probe, student, args):
 def plain(value):
     """Turn what a probe returned into data: no gradients, no other classes, nothing shared."""
     if isinstance(value, torch.Tensor):
-        if value.layout != torch.strided or value.is_meta or value.is_quantized:
-            return Odd(f"{value.layout} tensor on {value.device}")
+        if value.layout != torch.strided or value.is_meta or str(value.dtype) not in DTYPES:
+            return Odd(f"{value.layout} tensor of {value.dtype} on {value.device}")
         return value.detach().cpu().as_subclass(torch.Tensor).clone().resolve_conj().resolve_neg()
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]
@@ -102,7 +106,8 @@ def formula(text, beta, t, **variables):
             found = c[name][(t + shift - back).clamp(0, len(beta))]
             return found.reshape([-1] + [1] * (dim - 1)) if t.dim() else found
         return {"alpha_bar": value("alpha_bar"), "before": value("alpha_bar", 1),
-                "alpha": value("alpha"), "beta": value("beta")}
+                "alpha": value("alpha"), "beta": value("beta"),
+                "alpha_before": value("alpha", 1), "beta_before": value("beta", 1)}
     return Formula(text, at, **{name: value.double() if isinstance(value, torch.Tensor) else value
                                 for name, value in variables.items()})
 
@@ -159,6 +164,11 @@ class Process:
             x_0_hat = self.estimate_x_0(model, x_t, t, clip)
             x_t = self.posterior_mean(x_0_hat, x_t, t) + self.sigma[t] * z
         return x_t
+
+    def to(self, device):
+        for name, value in vars(self).items():
+            setattr(self, name, value.to(device) if isinstance(value, torch.Tensor) else value)
+        return self
 
     @classmethod
     def of(cls, beta, DDPM, *names, variance="beta"):
@@ -294,6 +304,7 @@ def tensor(got, what, shape=None, dtype=None):
         raise Wrong(f"{what}: nothing was returned. Is there a `return`?")
     if not isinstance(got, torch.Tensor):
         kind = got if isinstance(got, Odd) else type(got).__name__
+        kind = "a tuple or a list" if kind == "list" else kind
         hint = ": torch.as_tensor makes one of it" if kind.startswith("numpy") else ""
         raise Wrong(f"{what}: expected a torch.Tensor, got {kind}{hint}")
     if shape is not None and got.shape != tuple(shape):
@@ -371,3 +382,16 @@ def refused(ask, what, *kinds):
             raise Wrong(f"{what}: expected a {kinds[0]}, got {error}") from None
         return
     raise Wrong(f"{what}, was accepted. Raise a {kinds[0]}.")
+
+
+def on_meta(ask, what, hint="Give device= to what makes it."):
+    """Raise Wrong unless ask(), a call of the student's code, stays on the device meta.
+
+    That stands for a GPU, and holds no numbers: whoever must look at some is not judged.
+    """
+    try:
+        got = ask()
+        stays = isinstance(got, Odd) and got.endswith(" meta")
+    except Raised as error:
+        stays = "expected device" not in error.text
+    demand(stays, f"{what}: what it makes is on the CPU, whatever device it is given. {hint}")

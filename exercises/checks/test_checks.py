@@ -1,4 +1,4 @@
-"""The checks as pytest sees them in a handout: one test for each, and a score for each exercise."""
+"""The checks as pytest sees them in a handout: one test for each."""
 from pathlib import Path
 
 import pytest

@@ -12,15 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import matplotlib.figure  # noqa: F401                 what writes caches when it is first used
 import torch
 
 from . import run
-from .kit import Odd, Raised, Wrong
-
-DTYPES = {str(dtype): dtype for dtype in (
-    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128,
-    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)}
+from .kit import DTYPES, Odd, Raised, Wrong
 
 
 def encode(value):

@@ -92,7 +92,8 @@ TIMES, LOSS = "ddpm.DDPM.draw_t", "ddpm.DDPM.loss"
 STEP, GUESS = "ddpm.DDPM.posterior_sample", "ddpm.DDPM.estimate_x_0"
 SAMPLE = "ddpm.DDPM.sample"
 
-COSINE_BODY = """t = torch.arange(T + 1, dtype=torch.float64)
+NO_CHAIN = 'if T < 1:\n    raise ValueError("no chain")\n'
+COSINE_BODY = NO_CHAIN + """t = torch.arange(T + 1, dtype=torch.float64)
 f = torch.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
 alpha_bar = f / f[0]
 return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=beta_max)"""
@@ -103,8 +104,9 @@ alpha, beta = at(self.alpha, t, x_0), at(self.beta, t, x_0)
 rest = at(self.one_minus_alpha_bar, t - 1, x_0)
 return before.sqrt() * beta / now * x_0 + alpha.sqrt() * rest / now * x_t"""
 TIMES_BODY = "return torch.randint(self.T, (B,), device=self.beta.device) + 1"
+DRAW = "torch.randint(1, self.T + 1, (len(x_0),), device=x_0.device)"
 LOSS_BODY = """if t is None:
-    t = torch.randint(1, self.T + 1, (len(x_0),))
+    t = torch.randint(1, self.T + 1, (len(x_0),), device=x_0.device)
 if eps is None:
     eps = torch.randn_like(x_0)
 error = model(self.q_sample(x_0, t, eps), t) - eps
@@ -125,7 +127,7 @@ EMB, BLOCK = "unet.timestep_embedding", "unet.ResidualBlock.forward"
 EMB_BODY = """if dim < 4:
     raise ValueError("too few")
 n = dim // 2
-w = torch.tensor([10000 ** (-i / (n - 1)) for i in range(n)])
+w = torch.tensor([10000 ** (-i / (n - 1)) for i in range(n)], device=t.device)
 emb = torch.cat([torch.sin(t.reshape(-1, 1) * w), torch.cos(t.reshape(-1, 1) * w)], dim=1)
 return F.pad(emb, (0, dim - 2 * n))"""
 BLOCK_BODY = """h = self.conv1(F.silu(self.norm1(x)))
@@ -201,10 +203,10 @@ x = torch.lerp(a, b, weights)
 for s in range(t, 0, -1):
     x = ddpm.p_sample(model, x, s, clip=clip, generator=g)
 return x"""}),
-    (1, {SCHEDULE: "i = torch.arange(T, dtype=torch.float64)\n"
+    (1, {SCHEDULE: NO_CHAIN + "i = torch.arange(T, dtype=torch.float64)\n"
                    "return beta_1 + (beta_T - beta_1) * i / max(T - 1, 1)"}),
     (1, {COSINE: COSINE_BODY}),
-    (1, {COSINE: """def bar(t):
+    (1, {COSINE: NO_CHAIN + """def bar(t):
     return math.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
 return torch.tensor([min(1 - bar(t) / bar(t - 1), beta_max) for t in range(1, T + 1)],
                     dtype=torch.float64)"""}),
@@ -220,15 +222,15 @@ eps = eps / at(self.one_minus_alpha_bar, t, x_0).sqrt()
 share = at(self.beta, t, x_0) / at(self.one_minus_alpha_bar, t, x_0).sqrt()
 return (x_t - share * eps) / at(self.alpha, t, x_0).sqrt()"""}),
     (6, {LOSS: LOSS_BODY}),                          # draws t itself
-    (6, {TIMES: TIMES_BODY, LOSS: swap(LOSS_BODY, "torch.randint(1, self.T + 1, (len(x_0),))",
+    (6, {TIMES: TIMES_BODY, LOSS: swap(LOSS_BODY, DRAW,
                                        "self.draw_t(len(x_0))")}),
     (6, {TIMES: "return 1 + (self.T * torch.rand(B)).long().to(self.beta.device)"}),
     (6, {TIMES: """p = torch.ones(self.T, device=self.alpha_bar.device)
 return p.multinomial(B, replacement=True) + 1"""}),
     (6, {TIMES: "return self.beta.new_empty(B, dtype=torch.int64).random_(1, self.T + 1)"}),
     (6, {LOSS: """B = x_0.shape[0]
-t = torch.randint(self.T, (B,)) + 1 if t is None else t
-eps = torch.randn(x_0.shape) if eps is None else eps
+t = torch.randint(self.T, (B,)).to(x_0.device) + 1 if t is None else t
+eps = torch.randn(x_0.shape, device=x_0.device) if eps is None else eps
 eps_theta = model(self.q_sample(x_0, t, eps), t)
 return F.mse_loss(eps, eps_theta, reduction=reduction)"""}),
     (7, {STEP: STEP_BODY, GUESS: GUESS_BODY, SAMPLE: SAMPLE_BODY}),
@@ -247,11 +249,11 @@ WRONG = [
      "dim=2).flatten(1)\n"), "sines and cosines alternate"),
     (5, BLOCK, swap(BLOCK_BODY, "F.silu(emb)", "emb"), "embedding does not go through SiLU"),
     (5, BLOCK, swap(BLOCK_BODY, " + self.emb(F.silu(emb)).unsqueeze(2).unsqueeze(3)", ""),
-     "time is not added"),
-    (5, BLOCK, swap(BLOCK_BODY, "h + self.shortcut(x)", "h"), "input is not added"),
-    (5, BLOCK, swap(BLOCK_BODY, "F.silu(self.norm2(h))", "F.silu(h)"), "second norm is left out"),
+     "emb is left out"),
+    (5, BLOCK, swap(BLOCK_BODY, "h + self.shortcut(x)", "h"), "shortcut is left out"),
+    (5, BLOCK, swap(BLOCK_BODY, "F.silu(self.norm2(h))", "F.silu(h)"), "norm2 is left out"),
     (5, BLOCK, swap(BLOCK_BODY, "F.silu(self.norm", "F.relu(self.norm"), "ReLU stands where"),
-    (5, BLOCK, swap(BLOCK_BODY, "self.dropout", ""), "Dropout belongs"),
+    (5, BLOCK, swap(BLOCK_BODY, "self.dropout", ""), "dropout is left out"),
     (5, BLOCK, swap(BLOCK_BODY, "self.attention", ""), "attention is left out"),
     (8, EMA, swap(EMA_BODY, "mul_(decay).add_(weight, alpha=1 - decay)",
      "mul_(1 - decay).add_(weight, alpha=decay)"), "exchanged"),
@@ -279,20 +281,20 @@ WRONG = [
      "while variances may be tensors"),
     (10, KL, swap(KL_BODY, "torch.as_tensor(w / v).log()", "torch.log(w / v)"), "not float"),
     (10, KL, KL_BODY + ".mean()", "shape"),
-    (10, KL, swap(KL_BODY, "0.5 * ", ""), "factor 1/2 is missing"),
+    (10, KL, swap(KL_BODY, "0.5 * ", ""), "factor 0.5 is missing"),
     (10, KL, swap(KL_BODY, "torch.as_tensor(w / v).log() - 1 + v / w + ", ""),
-     "only the means are compared"),
+     "variance_q / variance_p - 1 is left out"),
     (10, NLL, NAIVE, "log_ndtr"),
-    (10, NLL, swap(NLL_BODY, "return -(", "return ("), "sign is missing"),
+    (10, NLL, swap(NLL_BODY, "return -(", "return ("), "sign is wrong"),
     (10, NLL, swap(NLL_BODY, "/ sigma", "/ sigma ** 2"), "variance is taken for the deviation"),
     (10, NLL, swap(NLL_BODY, "1 / 255", "2 / 255"), "bin of twice the width"),
     (10, NLL, swap(NLL_BODY, "torch.where(k == 255, torch.inf, above)", "above").replace(
-     "torch.where(k == 0, -torch.inf, below)", "below"), "do not reach to infinity"),
+     "torch.where(k == 0, -torch.inf, below)", "below"), "reach to infinity?"),
     (10, NLL, "return -torch.distributions.Normal(mean, sigma).log_prob(x_0)", "density"),
     (14, MIX, swap(MIX_BODY, "torch.stack(mixed), t", "torch.stack(mixed), t - 1"), "t - 1"),
     (14, MIX, swap(MIX_BODY, "q_sample(pair, t", "q_sample(pair, max(t - 1, 0)"), "were noised to"),
     (14, MIX, swap(MIX_BODY, "pair[0] * (1 - weight) + pair[1] * weight",
-     "pair[1] * (1 - weight) + pair[0] * weight"), "two images are exchanged"),
+     "pair[1] * (1 - weight) + pair[0] * weight"), "other_t and x_t are exchanged"),
     (14, MIX, swap(MIX_BODY, "(1 - weight) + pair[1] * weight",
      "(1 - weight) ** .5 + pair[1] * weight ** .5"), "lambda"),
     (14, MIX, swap(MIX_BODY, "torch.randn(pair.shape, generator=generator)",
@@ -315,12 +317,12 @@ WRONG = [
     (1, COSINE, "f = torch.cos((torch.arange(T + 1, dtype=torch.float64) / T + s) / (1 + s)"
      " * math.pi / 2) ** 2\nreturn f / f[0]", "T + 1"),
     (2, Q, swap(Q_BODY, "self.alpha_bar,", "self.alpha,").replace("self.one_minus_alpha_bar",
-     "self.beta"), "alpha stands where alpha_bar belongs"),
+     "self.beta"), "alpha_t stands where alpha_bar_t belongs"),
     (2, Q, swap(Q_BODY, "self.alpha_bar,", "self.alpha,").replace("a.sqrt()", "a"),
-     "alpha stands where alpha_bar belongs and its square root is missing"),
+     "alpha_t stands where sqrt(alpha_bar_t) belongs"),
     (2, Q, swap(Q_BODY, " t, ", " t - 1, "), "off by one"),
-    (2, Q, swap(Q_BODY, "a.sqrt()", "a"), "square root of alpha_bar is missing"),
-    (2, Q, swap(Q_BODY, "b.sqrt()", "b"), "variance 1 - alpha_bar stands where the deviation"),
+    (2, Q, swap(Q_BODY, "a.sqrt()", "a"), "square root of alpha_bar_t is missing"),
+    (2, Q, swap(Q_BODY, "b.sqrt()", "b"), "square root of 1 - alpha_bar_t is missing"),
     (2, Q, "return self.alpha_bar[t].sqrt() * x_0 + (1 - self.alpha_bar[t]).sqrt() * eps",
      "size of tensor"),
     (2, Q, swap(Q_BODY, "t, x_0", "t if isinstance(t, int) else int(t[0]), x_0"),
@@ -328,7 +330,7 @@ WRONG = [
     (3, MEAN, swap(MEAN_BODY, "self.alpha_bar, t - 1", "self.alpha_bar, t"),
      "alpha_bar_t stands where alpha_bar_{t-1}"),
     (3, MEAN, swap(MEAN_BODY, "self.one_minus_alpha_bar, t - 1", "self.one_minus_alpha_bar, t"),
-     "1 - alpha_bar_t stands where 1 - alpha_bar_{t-1}"),
+     "alpha_bar_t stands where alpha_bar_{t-1} belongs, in 1 - alpha_bar_{t-1}"),
     (3, MEAN, swap(MEAN_BODY, ".sqrt()", ""), "square roots are missing"),
     (3, MEAN, swap(MEAN_BODY, "self.alpha, t", "self.alpha_bar, t"),
      "alpha_bar_t stands where alpha_t belongs"),
@@ -340,12 +342,12 @@ WRONG = [
     (6, TIMES, swap(TIMES_BODY, "+ 1", "% 3 + 1").replace("self.T, ", "self.T + 1, "),
      "no t above 3"),
     (6, TIMES, "return torch.randint(0, self.T + 1, (B,)).clamp(min=1)", "not uniform"),
-    (6, TIMES, swap(TIMES_BODY, "(B,)", "(1,)"), "(B,) tensor"),
-    (6, TIMES, swap(TIMES_BODY, "(B,)", "(B, 1)"), "(B,) tensor"),
+    (6, TIMES, swap(TIMES_BODY, "(B,)", "(1,)"), "expected the shape (4000,)"),
+    (6, TIMES, swap(TIMES_BODY, "(B,)", "(B, 1)"), "expected the shape (4000,)"),
     (6, TIMES, "t = " + TIMES_BODY.split(" ", 1)[1].replace("(B,)", "(1,)")
      + "\nreturn t.expand(B)", "one t is drawn for the whole batch"),
     (6, TIMES, swap(TIMES_BODY, "self.T, (B,)", "self.T, (B,), dtype=torch.int32"), "int64"),
-    (6, TIMES, "return 1 + self.T * torch.rand(B)", "times are integers"),
+    (6, TIMES, "return 1 + self.T * torch.rand(B)", "expected torch.int64, got torch.float32"),
     (6, TIMES, swap(TIMES_BODY, ", device=self.beta.device", ""), "device=self.beta.device"),
     (6, TIMES, swap(TIMES_BODY, "return ", ""), "Is there a `return`"),
     (6, TIMES, "g = torch.Generator().manual_seed(0)\n"
@@ -354,12 +356,13 @@ WRONG = [
     (6, TIMES, swap(TIMES_BODY, "(B,)", "(B // 2 + 1,)").replace("return", "t =")
      + "\nreturn torch.cat([t, self.T + 1 - t])[:B]", "second half of a batch"),
     (6, LOSS, swap(LOSS_BODY, "randint(1, self.T + 1", "randint(0, self.T"), "randint(0, ...)"),
-    (6, LOSS, swap(LOSS_BODY, "torch.randint(1, self.T + 1, (len(x_0),))",
+    (6, LOSS, swap(LOSS_BODY, DRAW,
                    "self.draw_t(1).expand(len(x_0))"), "one t is drawn for the"),
-    (6, LOSS, swap(LOSS_BODY, "torch.randint(1, self.T + 1, (len(x_0),))",
+    (6, LOSS, swap(LOSS_BODY, DRAW,
                    "self.draw_t(len(x_0)) - 1"), "told t - 1"),
     (6, LOSS, swap(LOSS_BODY, "randint(1, self.T + 1", "randint(1, self.T"), "end is exclusive"),
-    (6, LOSS, swap(LOSS_BODY, "(len(x_0),))", "(1,)).expand(len(x_0))"), "one t is drawn for the"),
+    (6, LOSS, swap(LOSS_BODY, "(len(x_0),), device=x_0.device)", "(1,)).expand(len(x_0))"),
+     "one t is drawn for the"),
     (6, LOSS, swap(LOSS_BODY, "randn_like", "rand_like"), "rand instead of randn"),
     (6, LOSS, swap(LOSS_BODY, ".mean() if", ".sum() if"), "summed and not averaged"),
     (6, LOSS, swap(LOSS_BODY, ", t) - eps", ", t) - x_0"), "x_0 is the target"),
@@ -416,20 +419,21 @@ RIGHT += [
          MEAN_EPS: "return ddpm.posterior_mean(ddpm.predict_x_0(x_t, t, eps_theta), x_t, t)",
          X_0: OWN_SHAPE + "eps = -(1 - a).sqrt() * score\nreturn ddpm.predict_x_0(x_t, t, eps)"})]
 WRONG += [
-    (4, EPS, swap(EPS_BODY, "/ b ** 0.5", "/ b"), "variance 1 - alpha_bar stands where"),
-    (4, EPS, swap(EPS_BODY, "a ** 0.5", "a"), "square root of alpha_bar is missing"),
+    (4, EPS, swap(EPS_BODY, "/ b ** 0.5", "/ b"), "square root of 1 - alpha_bar_t is missing"),
+    (4, EPS, swap(EPS_BODY, "a ** 0.5", "a"), "square root of alpha_bar_t is missing"),
     (4, EPS, swap(EPS_BODY, "alpha_bar, t, x_t), at(ddpm.one_minus_alpha_bar",
-                  "alpha, t, x_t), at(ddpm.beta"), "alpha stands where alpha_bar"),
-    (4, EPS, swap(EPS_BODY, " / b ** 0.5", ""), "division is missing"),
+                  "alpha, t, x_t), at(ddpm.beta"), "alpha_t stands where alpha_bar_t"),
+    (4, EPS, swap(EPS_BODY, " / b ** 0.5", ""), "division by sqrt(1 - alpha_bar_t) is missing"),
     (4, EPS, swap(EPS_BODY, "x_t - a ** 0.5 * x_0", "a ** 0.5 * x_0 - x_t"), "sign is wrong"),
     (4, PREDICT, swap(PREDICT_BODY, " / a.sqrt()", ""), "division by sqrt(alpha_bar_t) is missing"),
-    (4, PREDICT, swap(PREDICT_BODY, "/ a.sqrt()", "/ a"), "and not by its square root"),
-    (4, PREDICT, swap(PREDICT_BODY, "x_t - b", "x_t + b"), "noise is added and not subtracted"),
+    (4, PREDICT, swap(PREDICT_BODY, "/ a.sqrt()", "/ a"), "square root of alpha_bar_t is missing"),
+    (4, PREDICT, swap(PREDICT_BODY, "x_t - b", "x_t + b"), "* eps is added and not subtracted"),
     (4, SCORE, swap(SCORE_BODY, "-eps", "eps"), "sign is wrong"),
-    (4, SCORE, swap(SCORE_BODY, ".sqrt()", ""), "by the variance and not by the deviation"),
-    (4, SCORE, "return -eps", "division is missing"),
-    (4, SCORE, swap(SCORE_BODY, "one_minus_alpha_bar", "alpha_bar"), "by sqrt(alpha_bar_t)"),
-    (4, X_0, swap(X_0_BODY, "b * score", "b.sqrt() * score"), "deviation stands where"),
+    (4, SCORE, swap(SCORE_BODY, ".sqrt()", ""), "square root of 1 - alpha_bar_t is missing"),
+    (4, SCORE, "return -eps", "division by sqrt(1 - alpha_bar_t) is missing"),
+    (4, SCORE, swap(SCORE_BODY, "one_minus_alpha_bar", "alpha_bar"),
+     "alpha_bar_t stands where 1 - alpha_bar_t belongs"),
+    (4, X_0, swap(X_0_BODY, "b * score", "b.sqrt() * score"), "sqrt(1 - alpha_bar_t) stands where"),
     (4, X_0, swap(X_0_BODY, "x_t + b", "x_t - b"), "score is subtracted and not added"),
     (4, X_0, swap(X_0_BODY, " / a.sqrt()", ""), "division by sqrt(alpha_bar_t) is missing"),
     (4, MEAN_EPS, swap(MEAN_EPS_BODY, "beta / b", "beta.sqrt() / b"), "sqrt(beta_t) stands where"),
@@ -437,7 +441,7 @@ WRONG += [
      "division by sqrt(alpha_t) is missing"),
     (4, MEAN_EPS, swap(MEAN_EPS_BODY, "ddpm.alpha, t", "ddpm.alpha_bar, t"),
      "alpha_bar_t stands where alpha_t"),
-    (4, MEAN_EPS, "return ddpm.predict_x_0(x_t, t, eps_theta)", "x_0_hat is returned"),
+    (4, MEAN_EPS, "return ddpm.predict_x_0(x_t, t, eps_theta)", "formula of predict_x_0"),
     (4, MEAN_EPS, swap(MEAN_EPS_BODY, "t, x_t), at", "int(t[0]), x_t), at"), "Eq. 11"),
 ]
 
@@ -529,16 +533,16 @@ WRONG += [
     (13, HUNT + "forward", hunted("forward"), "DEFECT is empty"),
     (13, HUNT + "forward", found("forward", "alpha-bar-off-by-one"), "is not what was wrong"),
     (13, HUNT + "forward", found("forward", "variance-for-deviation", (
-        "[0.0, *beta]", "[beta[0], *beta]")), "alpha_1 stands twice"),
+        "[0.0, *beta]", "[beta[0], *beta]")), "way: alpha-bar-off-by-one"),
     (13, HUNT + "ancestral", found("ancestral", "noise-at-the-last-step", (
-        "range(len(beta) - 1, 0, -1)", "range(len(beta) - 1, 1, -1)")), "and never for 1"),
+        "range(len(beta) - 1, 0, -1)", "range(len(beta) - 1, 1, -1)")), "way: last-step-skipped"),
     (13, HUNT + "ancestral", found("ancestral", "noise-at-the-last-step", (
         "variance[t].sqrt()", "variance[t]")), "x_3 has the deviation"),
     (13, HUNT + "objective", found("objective", "one-t-for-the-batch", (
-        "1, T + 1", "1, T")), "upper end of randint is exclusive"),
+        "1, T + 1", "1, T")), "way: t-never-T"),
     (13, HUNT + "objective", found("objective", "t-never-T"), "is not what was wrong"),
     (13, HUNT + "clipping", found("clipping", "dead-clipping", (
-        "alpha_bar[t - 1].sqrt()", "alpha_bar[t].sqrt()")), "alpha_bar_t stands where"),
+        "alpha_bar[t - 1].sqrt()", "alpha_bar[t].sqrt()")), "way: wrong-time-in-the-posterior"),
     (13, HUNT + "clipping", found("clipping", "dead-clipping", (
         "    x_0_hat = x_0_hat.clamp(-1, 1)\n", ""), (
         "return (of_x_0 * x_0_hat + of_x_t * x_t) / (1 - alpha_bar[t])",
@@ -548,16 +552,16 @@ WRONG += [
         "h = h + linear(emb)[:, :, None, None]", "h = h + linear(emb[:1])[:, :, None, None]")),
      "its own time"),
     (13, HUNT + "attention", found("attention", "norm-not-called", ("dim=2)", "dim=1)")),
-     "not that of the docstring"),
+     "softmax is over the queries"),
     (13, HUNT + "averaging", found("averaging", "errors-swallowed", (
         "mul_(decay).add_(weight, alpha=1 - decay)", "mul_(1 - decay).add_(weight, alpha=decay)")),
-     "are exchanged"),
+     "way: average-swapped"),
     (13, HUNT + "averaging", found("averaging", "errors-swallowed", (
-        "    optimizer.zero_grad()\n", "")), "is (0.3, 0.4)"),
+        "    optimizer.zero_grad()\n", "")), "expected [0.3, 0.4]"),
     (13, HUNT + "averaging", found("averaging", "errors-swallowed", (
-        "return ema.eval()", "model.eval()\n    return ema")), "in training mode"),
+        "return ema.eval()", "model.eval()\n    return ema")), "way: dropout-left-on"),
     (13, HUNT + "pictures", found("pictures", "values-truncated", ("/ 127.5 - 1", "/ 255")),
-     "0 becomes 0, and not -1"),
+     "way: wrong-range"),
 ]
 
 # ---- the variants ----
@@ -565,8 +569,9 @@ WRONG += [
 SCORE_X_0, MEAN_SCORE = "papers.kit.analytic.score_from_x_0", "papers.kit.analytic.mean_from_score"
 V, X_0_V, EPS_V, SCORE_V = (f"papers.kit.analytic.{name}" for name in (
     "v_from_eps", "x_0_from_v", "eps_from_v", "score_from_v"))
-SQUARES = "return torch.linspace(beta_1 ** .5, beta_T ** .5, T, dtype=torch.float64) ** 2"
-SCALED = """if 1000 / T * beta_T >= 1:
+SQUARES = NO_CHAIN + \
+    "return torch.linspace(beta_1 ** .5, beta_T ** .5, T, dtype=torch.float64) ** 2"
+SCALED = NO_CHAIN + """if 1000 / T * beta_T >= 1:
     raise ValueError("too short")
 return 1000 / T * torch.linspace(beta_1, beta_T, T, dtype=torch.float64)"""
 X_0_LOSS = swap(LOSS_BODY, "t) - eps", "t) - x_0")
@@ -594,7 +599,7 @@ SCORE_V_BODY = """a = at(ddpm.alpha_bar, t, x_t)
 return -x_t - (a / (1 - a)) ** 0.5 * v"""
 
 RIGHT_IN_VARIANT = [
-    (1, 1, {SCHEDULE: "i = torch.arange(T, dtype=torch.float64) / max(T - 1, 1)\n"
+    (1, 1, {SCHEDULE: NO_CHAIN + "i = torch.arange(T, dtype=torch.float64) / max(T - 1, 1)\n"
                       "return (beta_1 ** 0.5 * (1 - i) + beta_T ** 0.5 * i) ** 2"}),
     (1, 1, {SCHEDULE: SQUARES}),
     (2, 1, {SCHEDULE: SCALED}),
@@ -607,11 +612,11 @@ RIGHT_IN_VARIANT = [
     (2, 4, {V: V_BODY, X_0_V: X_0_V_BODY, EPS_V: EPS_V_BODY, SCORE_V: SCORE_V_BODY}),
     (2, 4, {SCORE_V: "eps = eps_from_v(ddpm, x_t, t, v)\nreturn score_from_eps(ddpm, eps, t)",
             EPS_V: "return eps_from_x_0(ddpm, x_t, t, x_0_from_v(ddpm, x_t, t, v))"}),
-    *((variant, 6, {LOSS: swap(body, "torch.randint(1, self.T + 1, (len(x_0),))", times)})
+    *((variant, 6, {LOSS: swap(body, DRAW, times)})
       for variant, body in ((1, X_0_LOSS), (2, V_LOSS))
-      for times in ("torch.randint(1, self.T + 1, (len(x_0),))", "self.draw_t(len(x_0))")),
+      for times in (DRAW, "self.draw_t(len(x_0))")),
     (2, 6, {LOSS: """if t is None:
-    t = torch.randint(1, self.T + 1, x_0.shape[:1])
+    t = torch.randint(1, self.T + 1, x_0.shape[:1], device=x_0.device)
 eps = torch.randn_like(x_0) if eps is None else eps
 angle = torch.atan2((1 - self.alpha_bar[t]).sqrt(), self.alpha_bar[t].sqrt())
 angle = angle.reshape(-1, *[1] * (x_0.dim() - 1))
@@ -628,31 +633,32 @@ WRONG_IN_VARIANT = [                                 # the public answer to vari
     (1, 1, SCHEDULE, swap(SQUARES, "return ", "return 1 - "), "that is alpha"),
     (2, 1, SCHEDULE, "return torch.linspace(beta_1, beta_T, T, dtype=torch.float64)",
      "factor 1000 / T is left out"),
-    (2, 1, SCHEDULE, SCALED.split("\n", 2)[2], "no variance below 1"),
+    (2, 1, SCHEDULE, NO_CHAIN + SCALED.split("\n", 4)[4], "no variance below 1"),
     (2, 1, SCHEDULE, swap(SCALED, "T, dtype=torch.float64)", "T + 1, dtype=torch.float64)[:-1]"),
      "beta_T itself is left out"),
     (2, 1, SCHEDULE, SCALED + ".flip(0)", "beta_T comes first"),
-    (1, 4, SCORE_X_0, swap(SCORE_X_0_BODY, "(1 - a)", "(1 - a) ** 0.5"), "by the deviation"),
+    (1, 4, SCORE_X_0, swap(SCORE_X_0_BODY, "(1 - a)", "(1 - a) ** 0.5"),
+     "sqrt(1 - alpha_bar_t) stands where 1 - alpha_bar_t belongs"),
     (1, 4, SCORE_X_0, swap(SCORE_X_0_BODY, "a ** 0.5 * x_0 - x_t", "x_t - a ** 0.5 * x_0"),
      "sign is wrong"),
-    (1, 4, SCORE_X_0, swap(SCORE_X_0_BODY, " / (1 - a)", ""), "division is missing"),
-    (1, 4, SCORE_X_0, swap(SCORE_X_0_BODY, "a ** 0.5 *", "a *"), "root of alpha_bar is missing"),
+    (1, 4, SCORE_X_0, swap(SCORE_X_0_BODY, " / (1 - a)", ""), "division by 1 - alpha_bar_t is"),
+    (1, 4, SCORE_X_0, swap(SCORE_X_0_BODY, "a ** 0.5 *", "a *"), "root of alpha_bar_t is missing"),
     (1, 4, MEAN_SCORE, swap(MEAN_SCORE_BODY, "x_t + at", "x_t - at"), "subtracted and not added"),
     (1, 4, MEAN_SCORE, swap(MEAN_SCORE_BODY, "* score", "** 0.5 * score"), "sqrt(beta_t) stands"),
     (1, 4, MEAN_SCORE, MEAN_SCORE_BODY.split(" / at")[0], "sqrt(alpha_t) is missing"),
     (1, 4, MEAN_SCORE, swap(MEAN_SCORE_BODY, "x_t + at(ddpm.beta, t, x_t)", "x_t - at(ddpm.beta, t,"
-     " x_t) / at(ddpm.one_minus_alpha_bar, t, x_t) ** 0.5"), "taken for eps"),
+     " x_t) / at(ddpm.one_minus_alpha_bar, t, x_t) ** 0.5"), "with score for eps"),
     (2, 4, V, "return v_from_x_t", "NameError"),
     (2, 4, V, swap(V_BODY, "* eps -", "* x_0 -").replace("* x_0\n", "* eps").replace(
         ") ** 0.5 * x_0", ") ** 0.5 * eps"), "are exchanged"),
     (2, 4, V, swap(V_BODY, "return ", "return -1 * (") + ")", "sign is wrong"),
     (2, 4, V, V_BODY.replace(" ** 0.5", ""), "square roots are missing"),
-    (2, 4, X_0_V, swap(X_0_V_BODY, "x_t - (", "x_t + ("), "sign of v is wrong"),
+    (2, 4, X_0_V, swap(X_0_V_BODY, "x_t - (", "x_t + ("), "* v is added and not subtracted"),
     (2, 4, X_0_V, EPS_V_BODY, "x_0_from_v"),
-    (2, 4, EPS_V, swap(EPS_V_BODY, "x_t + a", "x_t - a"), "sign of v is wrong"),
-    (2, 4, EPS_V, X_0_V_BODY.replace("- (", "+ ("), "two factors are exchanged"),
-    (2, 4, SCORE_V, "return -eps_from_v(ddpm, x_t, t, v)", "division is missing"),
-    (2, 4, SCORE_V, "return score_from_eps(ddpm, v, t)", "v is taken for eps"),
+    (2, 4, EPS_V, swap(EPS_V_BODY, "x_t + a", "x_t - a"), "* v is subtracted and not added"),
+    (2, 4, EPS_V, X_0_V_BODY.replace("- (", "+ ("), "v and x_t are exchanged"),
+    (2, 4, SCORE_V, "return -eps_from_v(ddpm, x_t, t, v)", "division by sqrt(1 - alpha_bar_t)"),
+    (2, 4, SCORE_V, "return score_from_eps(ddpm, v, t)", "with v for eps"),
     (2, 4, SCORE_V, "return -score_from_eps(ddpm, eps_from_v(ddpm, x_t, t, v), t)",
      "sign is wrong"),
     (1, 6, TIMES, swap(TIMES_BODY, " + 1", ""), "draw_t: t = 0 was drawn"),
@@ -660,7 +666,8 @@ WRONG_IN_VARIANT = [                                 # the public answer to vari
     (1, 6, LOSS, LOSS_BODY, "eps is the target instead of x_0"),
     (1, 6, LOSS, V_LOSS, "v is the target instead of x_0"),
     (1, 6, LOSS, swap(X_0_LOSS, "self.T + 1", "self.T"), "end is exclusive"),
-    (1, 6, LOSS, swap(X_0_LOSS, "(len(x_0),))", "(1,)).expand(len(x_0))"), "one t is drawn for"),
+    (1, 6, LOSS, swap(X_0_LOSS, "(len(x_0),), device=x_0.device)", "(1,)).expand(len(x_0))"),
+     "one t is drawn for"),
     (1, 6, LOSS, swap(X_0_LOSS, "model(self.q_sample(x_0, t, eps), t)", "model(x_0, t)"),
      "the model is given x_0"),
     (2, 6, LOSS, LOSS_BODY, "eps is the target instead of v"),
@@ -745,12 +752,12 @@ WRONG += [
      .replace("clamp(max=beta_max)", "clamp(max=beta_max).double()"), "float64 all the way"),
     (3, MEAN, swap(MEAN_BODY, "before.sqrt()", "before"), "Eq. 7"),
     (5, BLOCK, swap(BLOCK_BODY, "self.conv2(self.dropout(F.silu(self.norm2(h))))",
-                    "self.dropout(self.conv2(F.silu(self.norm2(h))))"), "right before the second"),
+                    "self.dropout(self.conv2(F.silu(self.norm2(h))))"), "before shortcut"),
     (5, BLOCK, swap(BLOCK_BODY, "self.dropout(F.silu(self.norm2(h)))",
-                    "F.silu(self.norm2(self.dropout(h)))"), "right before the second"),
+                    "F.silu(self.norm2(self.dropout(h)))"), "right before norm2"),
     (5, EMB, swap(EMB_BODY, "n = dim // 2", "n = (dim + 1) // 2").replace(
         "return F.pad(emb, (0, dim - 2 * n))", "return torch.cat([emb[:, :dim - 1], 0 * emb[:, :1]]"
-        ", 1) if dim % 2 else emb"), "timestep_embedding(3, 7)"),
+        ", 1) if dim % 2 else emb"), "when n is (dim + 1) // 2"),
     (6, LOSS, swap(LOSS_BODY, ' if reduction == "mean" else error ** 2', ""), 'reduction="none"'),
     (7, GUESS, swap(GUESS_BODY, "clip(-1, 1)", "clip(0, 1)"), "images lie in [-1, 1]"),
     (7, SAMPLE, swap(SAMPLE_BODY, ", generator=generator)\nreturn", ")\nreturn"), "Pass it on"),
@@ -778,7 +785,7 @@ WRONG += [
     (11, WALK, swap(WALK_BODY, "eta=eta, ", ""), "Hand eta"),
     (11, WALK, swap(WALK_BODY, "clip=clip, ", ""), "clip is not handed on"),
     (6, LOSS, swap(LOSS_BODY, "torch.randn_like(x_0)", "torch.randn_like(x_0[:1]).expand_as(x_0)"),
-     "images of a batch share"),
+     "images share their noise"),
 ]
 
 CFG = "papers.classifier_free_guidance."
@@ -804,18 +811,19 @@ WRONG += [
      "w stands where 1 + w belongs"),
     (12, GUIDED, swap(GUIDED_BODY, "(1 + w) * c - w * u", "u + w * (c - u)"),
      "w stands where 1 + w belongs"),
-    (12, GUIDED, swap(GUIDED_BODY, "- w * u", "+ w * u"), "not taken away"),
-    (12, GUIDED, swap(GUIDED_BODY, "(1 + w) * c - w * u", "(1 + w) * u - w * c"), "changed places"),
-    (12, GUIDED, swap(GUIDED_BODY, " - w * u", ""), "is not taken away"),
-    (12, GUIDED, swap(GUIDED_BODY, "- w * u", "- u"), "has no factor w"),
+    (12, GUIDED, swap(GUIDED_BODY, "- w * u", "+ w * u"), "is added and not subtracted"),
+    (12, GUIDED, swap(GUIDED_BODY, "(1 + w) * c - w * u", "(1 + w) * u - w * c"),
+     "with_y and without are exchanged"),
+    (12, GUIDED, swap(GUIDED_BODY, " - w * u", ""), "w * without is left out"),
+    (12, GUIDED, swap(GUIDED_BODY, "- w * u", "- u"), "factor w is missing"),
     (12, GUIDED, swap(GUIDED_BODY, "(1 + w) * c - w * u", "c"), "there is no guidance"),
     (12, GUIDED, swap(GUIDED_BODY, "model(x_t, t, y), model(x_t, t)",
-                      "model(x_t, t), model(x_t, t)"), "label is forgotten"),
+                      "model(x_t, t), model(x_t, t)"), "label forgotten"),
     (12, GUIDED, swap(GUIDED_BODY, "model(x_t, t)\n", "model(x_t, t, 0 * y)\n"),
      "class 0 is no null label"),
     (12, GUIDED, swap(GUIDED_BODY, "model(x_t, t)\n", "model(x_t, t, 0 * y + 10)\n"),
      "never asked without a label"),
-    (12, GUIDED, "return model", "label is forgotten"),
+    (12, GUIDED, "return model", "label forgotten"),
     (12, GUIDED, swap(GUIDED_BODY, "return both", "both"), "must return a function"),
     (12, GUIDED, swap(GUIDED_BODY, "    return (1 + w) * c - w * u", "    (1 + w) * c - w * u"),
      "nothing was returned"),
@@ -829,7 +837,7 @@ WRONG += [
     (12, DROP, swap(DROP_BODY, "torch.full_like(y, null)", "torch.zeros_like(y)"),
      "becomes 0, which is a class"),
     (12, DROP, swap(DROP_BODY, "null)", "10)"), "with null = 23"),
-    (12, DROP, "y[torch.rand(y.shape) < p_uncond] = null\nreturn y", "have changed"),
+    (12, DROP, "y[torch.rand(y.shape) < p_uncond] = null\nreturn y", "y was changed in place"),
     (12, DROP, swap(DROP_BODY, "return torch", "torch"), "nothing was returned"),
     (12, DROP, "y = y.clone()\ny[torch.randperm(len(y))[:int(p_uncond * len(y))]] = null\nreturn y",
      "same number of labels"),

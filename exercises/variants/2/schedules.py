@@ -5,7 +5,7 @@ import torch
 def linear_beta_schedule(T=1000, beta_1=1e-4, beta_T=0.02):
     """Return T values evenly spaced from 1000 / T beta_1 to 1000 / T beta_T.
 
-    With this factor, of the code of Nichol & Dhariwal 2021, alpha_bar_T is tiny for every T.
+    The factor is of the code of Nichol & Dhariwal 2021.
 
     Args:
         T: number of steps, an int >= 1.

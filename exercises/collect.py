@@ -1,0 +1,278 @@
+"""Read what was handed in, as course systems pack it, before any of it runs.
+
+A submission is a folder or a zip of a handout, in whatever folders within; or loose files, renamed
+("doejane_12345_ddpm.py", "ddpm (1).py", "jane.py"), which are known by their names or by the
+functions that they define; or the notebook.  Nothing that was handed in is passed over in silence.
+"""
+import ast
+import io
+import json
+import re
+import zipfile
+from pathlib import PurePosixPath
+
+from exercises import make
+from exercises.hint import sections
+from plumbing.files import nobodys
+
+LARGEST = 2 ** 20                                    # bytes of code; a notebook has pictures
+READ = (".py", ".ipynb", ".md", ".zip")              # of all else only the name is looked at
+# Doe, Jane may hand in doejane_LATE_12345_678_ddpm-1.py, or one "ddpm (2).py".
+RENAMED = r"(?:^|.*[\W_]){}(?:[ _-]*\(?\d+\)?| copy)?"
+SUSPECT = {"checks", "inspect", "gc", "ctypes", "subprocess", "socket", "atexit", "_exit", "fork",
+           "_getframe", "currentframe", "f_back", "f_locals", "tb_frame", "from_file", "kill",
+           "addaudithook", "settrace", "setprofile", "rmtree", "__subclasses__", "get_referrers"}
+
+
+def read(path, most=64 * LARGEST):
+    """Return {name: bytes, or a ValueError} of all files of a folder, and of the zips in it.
+
+    path: Path of a folder, or a file of a zip.
+    """
+    found = {}
+    if hasattr(path, "is_dir") and path.is_dir():
+        there = [(each.relative_to(path).as_posix(), lambda each=each: each.open("rb"))
+                 for each in sorted(path.rglob("*")) if each.is_file() and not each.is_symlink()]
+    else:
+        try:
+            archive = zipfile.ZipFile(path)
+            there = [(info.filename.replace("\\", "/").removeprefix("./"),
+                      lambda info=info: archive.open(info))
+                     for info in archive.infolist() if not info.is_dir()]
+        except Exception as error:                   # of a damaged zip: anything
+            return {"": ValueError(str(error))}
+    for name, opened in there:
+        parts, content = PurePosixPath(name).parts, b""
+        if any(nobodys(part) or part == ".." for part in parts) or "assets" in parts[:-1]:
+            continue
+        try:
+            if name.lower().endswith(READ):
+                with opened() as file:
+                    content = file.read(most + 1)
+                if len(content) > (LARGEST if name.lower().endswith(".py") else most):
+                    raise ValueError("it is larger than a megabyte")
+        except Exception as error:                   # the same
+            content = ValueError(str(error))
+        if name.lower().endswith(".zip") and isinstance(content, bytes):
+            for inner, each in read(io.BytesIO(content), most // 4).items():
+                found[f"{name[:-4]}/{inner}".rstrip("/") if inner else name] = each
+        else:
+            found[name] = content
+    return found
+
+
+def submissions(path, wanted, one=False):
+    """Return {who: {name: bytes, or a ValueError}} of all that was handed in.
+
+    Args:
+        path: Path of a folder or a zip that holds a folder, a zip or loose files for each student;
+            or, where a file of those wanted lies in it by its own name, of one submission.
+        wanted: names of the files that exercises ask for, as "papers/kit/analytic.py".
+        one: it is one submission in any case, also if it is a single file.
+
+    Raises:
+        FileNotFoundError: there is no such path.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}")
+    if path.is_file() and path.suffix.lower() != ".zip":
+        return {path.stem: {path.name: path.read_bytes()}}
+    files = read(path)
+    if one or set(files) & {*wanted, "exercises.ipynb"}:
+        return {path.stem if path.is_file() else path.resolve().name: files}
+    packed, everyone = set(), {}
+    if path.is_dir():                                # who handed in a folder without a file
+        everyone = {each.name: {} for each in sorted(path.iterdir())
+                    if each.is_dir() and not nobodys(each.name)}
+    for name, content in files.items():
+        who, _, inner = name.partition("/")
+        if not inner:
+            who, inner = loose(name, wanted)
+            packed.add(who)
+        everyone.setdefault(who, {})[inner] = content
+    if len(everyone) == 1 and not packed and path.suffix.lower() == ".zip":
+        (folder, inside), = everyone.items()         # a zip that has one folder around all
+        again = {each.partition("/")[0] for each in inside}
+        if not any(called(each, wanted) for each in inside) and len(again) > 1:
+            return {f"{who}": {name.partition("/")[2]: content for name, content in inside.items()
+                               if name.partition("/")[0] == who} for who in sorted(again)}
+    return dict(sorted(everyone.items()))
+
+
+def called(name, wanted):
+    """Return which of the files wanted has this name, perhaps changed by a course system."""
+    path = PurePosixPath(name)
+    for file in wanted:
+        if path.suffix.lower() == ".py" and re.fullmatch(
+                RENAMED.format(re.escape(PurePosixPath(file).stem)), path.stem, re.I):
+            return file
+    return None
+
+
+def loose(name, wanted):
+    """Return who handed in a loose file, and its name without that."""
+    path = PurePosixPath(name)
+    file = called(name, wanted)
+    stem = PurePosixPath(file).stem if file else "exercises" if path.suffix == ".ipynb" else ""
+    place = max(0, path.stem.lower().rfind(stem)) if stem else 0
+    who = re.sub(r"(_LATE)?(_\d+)(_\d+)?$", r"\2", path.stem[:place].strip(" _-"))
+    return (who, name[place:]) if who else (path.stem, name)
+
+
+class Taken:
+    """What is taken of a submission.
+
+    files: {name: bytes, or a ValueError}, as `submissions` gives it.
+    chosen: list of Exercise.
+    blank: function of a file's name that gives its source in the handout.
+
+    sources: {file: source} of the files that the exercises name, as far as they are there.
+    answers: {number of an exercise: what was answered to its question in writing}.
+    remarks: list of what the teacher should know.
+    """
+
+    def __init__(self, files, chosen, blank):
+        self.files, self.chosen, self.blank = files, chosen, blank
+        self.sources, self.answers, self.remarks, self.used = {}, {}, [], set()
+        wanted = sorted({file for exercise in chosen for file in exercise.files})
+        root = self.root(wanted)
+        for file in wanted:
+            self.take(file, ["/".join((*root, file))])
+        for file in wanted:
+            if file not in self.sources:
+                self.take(file, sorted(name for name in files if called(name, [file])
+                                       and name not in self.used))
+        for file in wanted:
+            if file not in self.sources:
+                self.take(file, [name for name in files if self.defines(name, file)])
+        self.write_down()
+        self.read_notebooks()
+        self.remarks += [f"there is no {file}" for file in wanted if file not in self.sources]
+        self.remarks += [f"{name or 'it'} cannot be read: {content}" for name, content
+                         in files.items() if isinstance(content, ValueError)]
+        handout = {file for file in files if "/".join((*root, "checks")) in file} | {
+            "/".join((*root, file)) for file in (*make.MODULES, "conftest.py")}
+        rest = [name for name, content in files.items() if isinstance(content, bytes)
+                and name not in self.used | handout and f"{'/'.join(root)}/papers" not in f"/{name}"
+                and name.lower().endswith((".py", ".ipynb"))]
+        if rest:
+            self.remarks.append(f"left alone: {', '.join(rest[:5])}{', ...' * (len(rest) > 5)}")
+        for file, source in self.sources.items():
+            self.look(file, source)
+
+    def root(self, wanted):
+        """Return the folder, as a tuple of parts, in which most of the files are."""
+        roots = {PurePosixPath(name).parts[:-len(PurePosixPath(file).parts)]
+                 for name in self.files for file in wanted if f"/{name}".endswith(f"/{file}")}
+
+        def has(root):
+            return sum("/".join((*root, file)) in self.files for file in wanted)
+
+        root = min(roots, key=lambda root: (-has(root), len(root), root), default=())
+        others = sorted("/".join(other) or "." for other in roots - {root})
+        if others:
+            self.remarks.append(f"taken from {'/'.join(root) or '.'}, and not from "
+                                f"{', '.join(others)}")
+        return root
+
+    def take(self, file, names):
+        """Take the last of these that is Python for a file that is wanted."""
+        for name in reversed([name for name in names if isinstance(self.files.get(name), bytes)]):
+            try:
+                source = self.files[name].decode("utf-8-sig")
+                ast.parse(source, file)
+            except Exception as error:               # deeply nested, other encodings: anything
+                self.remarks.append(f"{name} cannot be read: {error}")
+                self.used.add(name)
+                continue
+            if file not in self.sources:
+                self.sources[file] = source
+                if not f"/{name}".endswith(f"/{file}"):
+                    self.remarks.append(f"{name} is taken for {file}")
+            self.used.add(name)
+
+    def defines(self, name, file):
+        """Does a file of any name define what the exercises ask for in that file?"""
+        content = self.files[name]
+        if name in self.used or not name.endswith(".py") or not isinstance(content, bytes):
+            return False
+        asked = {make.locate(blank) for exercise in self.chosen for blank in exercise.blanks}
+        try:
+            there = make.functions(content.decode("utf-8-sig"))
+        except Exception:                            # no Python: `take` says so
+            return len({module for module, _ in asked}) == 1 and "/" not in name
+        return any(function in there for module, function in asked if f"{module}.py" == file)
+
+    def write_down(self):
+        """Read the answers in writing."""
+        for name, content in self.files.items():
+            if name.lower().endswith("answers.md") and isinstance(content, bytes):
+                self.used.add(name)
+                for title, text in sections(content.decode("utf-8", "replace")).items():
+                    self.answer(title, text.partition("Your answer:")[2])
+
+    def answer(self, title, text):
+        number = re.match(r"\d+", title)
+        if number and text.strip():
+            self.answers.setdefault(int(number[0]), text.strip())
+
+    def read_notebooks(self):
+        """Take what a notebook answers, where no file does."""
+        asked = {blank: make.locate(blank) for each in self.chosen for blank in each.blanks}
+        for name, content in self.files.items():
+            if not name.lower().endswith(".ipynb") or not isinstance(content, bytes):
+                continue
+            self.used.add(name)
+            try:
+                cells = [(cell.get("metadata", {}), "".join(cell.get("source", ())))
+                         for cell in json.loads(content)["cells"]]
+                for facts, text in cells:
+                    self.answer(str(facts.get("question", "")), text.partition("Your answer:")[2])
+                    first, _, body = text.partition("\n")
+                    blank = first.removeprefix("%%answer").strip()
+                    if first.startswith("%%answer") and blank in asked:
+                        self.put(*asked[blank], body, name)
+            except Exception as error:               # of what is no notebook: anything
+                self.remarks.append(f"{name} cannot be read: {error}")
+
+    def put(self, module, function, text, name):
+        """Put a cell's function into its file, unless the file that was handed in has it."""
+        file = f"{module}.py"
+        source = self.sources.get(file, self.blank(file))
+        there = make.functions(source).get(function) if function else None
+        if function and there and "NotImplementedError" not in ast.unparse(there):
+            return
+        try:
+            self.sources[file] = make.put(source, function, text)
+        except (SyntaxError, ValueError) as error:
+            self.remarks.append(f"{name}, {function or module}: {error}")
+
+    def look(self, file, source):
+        """Remark on what an answer has no use for, and a teacher should read."""
+        ours = {*names(self.blank(file))}
+        odd = sorted({name for name in names(source) if name.split(".")[-1] in SUSPECT
+                      or "." in name and name.startswith("=")} - ours)
+        if odd:
+            self.remarks.append(f"read {file}: it has " + ", ".join(
+                f"{name[1:]} = ..." if name.startswith("=") else name for name in odd))
+
+
+def names(source):
+    """Yield the names in a source, and "=torch.equal" where an attribute of a module is set."""
+    modules = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            modules |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
+            yield from (part for alias in node.names
+                        for part in f"{getattr(node, 'module', '')}.{alias.name}".split("."))
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) \
+                and node.value.isidentifier():
+            yield node.value
+        for target in getattr(node, "targets", [getattr(node, "target", None)]):
+            text = ast.unparse(target) if isinstance(target, ast.Attribute) else ""
+            if text.split(".")[0] in modules:
+                yield f"={text}"
