@@ -236,6 +236,18 @@ def check_sample_asks_for_T_to_1_in_order(student):
 
 
 @built_on_those_above
+def check_the_generator_fixes_the_noise(student):
+    """The same generator, the same x_{t-1}; no noise from anywhere else."""
+    for name in ("posterior_sample", "p_sample", "reverse_process", "sample"):
+        x_t = torch.zeros(50, 1)
+        got = [tensor(threes(each)[-1][1] if name == "reverse_process" else each, name, x_t.shape)
+               for each in draws(student, name, x_t, [0, 0, 1])]
+        demand(same(got[0], got[1]), f"{name}: the same generator gave other noise. Pass "
+               "generator to torch.randn. Pass it on, to the first draw and to every step.")
+        demand(not same(got[0], got[2]), f"{name}: another generator gave the same noise, or none")
+
+
+@built_on_those_above
 def check_all_of_sampling_gives_the_data(student):
     """One point comes back exactly.  Where x_0 ~ N(0, 1), x_T and every step are drawn anew."""
     x_0, _, graph = sampled(student, [100, 2], [0.3, 0.0], variance="beta_tilde")
@@ -254,18 +266,6 @@ def check_all_of_sampling_gives_the_data(student):
         z = (after - mean).float() / sigma(student, "beta", t)[0]
         demand(not same(z, before), "sample: every step adds the same noise. Draw z anew.")
         expect_noise(z, 1.0, student.seed, f"z in the step of sample from t = {t}")
-
-
-@built_on_those_above
-def check_the_generator_fixes_the_noise(student):
-    """The same generator, the same x_{t-1}; no noise from anywhere else."""
-    for name in ("posterior_sample", "p_sample", "reverse_process", "sample"):
-        x_t = torch.zeros(50, 1)
-        got = [tensor(threes(each)[-1][1] if name == "reverse_process" else each, name, x_t.shape)
-               for each in draws(student, name, x_t, [0, 0, 1])]
-        demand(same(got[0], got[1]), f"{name}: the same generator gave other noise. Pass "
-               "generator to torch.randn. Pass it on, to the first draw and to every step.")
-        demand(not same(got[0], got[2]), f"{name}: another generator gave the same noise, or none")
 
 
 @built_on_those_above

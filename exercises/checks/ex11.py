@@ -181,8 +181,8 @@ def check_eta_0_draws_nothing_and_can_be_undone(student):
 
 def walk(student, x_T, says, times, *how):
     """Return x_0 and the x_t of which the model was asked."""
-    got, down, jumps = sample(student, x_T, says, times, *how), times[::-1], [*times[::-1], 0]
-    jumps = [[t, s] for t, s in itertools.pairwise(jumps)]
+    got, down = sample(student, x_T, says, [*times], *how), times[::-1]
+    jumps = [[t, s] for t, s in itertools.pairwise([*down, 0])]
     demand(got["jumps"][:1] != [jumps[0][::-1]], "sample: s and t are exchanged: step(ddpm, model, "
            "x_t, t, s) goes from t down to s")
     walked(f"sample with times = {times}", got["asked"], down, x_T.shape, got["raised"])

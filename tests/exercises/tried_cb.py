@@ -207,7 +207,7 @@ WRONG = [
      "averaged as weights are"),
     (8, EMA, swap(MEAN, "b_ema.copy_(b)", "b_ema = b"), "left as they are"),
     (8, EMA, "for name, value in ema.state_dict().items():\n    if value.is_floating_point():\n"
-     "        value.mul_(decay).add_((1 - decay) * model.state_dict()[name])", "averaged as weights"),
+     "        value.lerp_(model.state_dict()[name], 1 - decay)", "averaged as weights"),
     (8, EMA, "for name, value in ema.state_dict().items():\n"
      "    value.mul_(decay).add_((1 - decay) * model.state_dict()[name])", "RuntimeError"),
     (8, EMA, swap(MEAN, "for p_ema, p in", "ema.requires_grad_(True)\nfor p_ema, p in"),
@@ -216,7 +216,8 @@ WRONG = [
     (8, EMA, "import copy\nema = copy.deepcopy(model)", "nothing happens"),
     (8, EMA, "for w in ema.parameters():\n    w.mul_(decay)", "is left out"),
     (8, RESTORE, swap(BACK, 'self.step = checkpoint["step"]\n', ""), "expected step 2, got 0"),
-    (8, RESTORE, swap(BACK, 'checkpoint["step"]', 'checkpoint["step"] + 1'), "expected step 2, got 3"),
+    (8, RESTORE, swap(BACK, 'checkpoint["step"]', 'checkpoint["step"] + 1'),
+     "expected step 2, got 3"),
     (8, RESTORE, swap(BACK, 'checkpoint["step"]', 'torch.tensor(checkpoint["step"])'), "step 2"),
     (8, RESTORE, swap(BACK, "self.step =", "step ="), "expected step 2, got 0"),
     (8, RESTORE, swap(BACK, 'self.model.load_state_dict(checkpoint["model"])\n', ""),
@@ -446,4 +447,34 @@ WRONG = [
     (7, SAMPLE, "for t, x_t, _ in self.reverse_process(model, torch.randn(shape, generator="
      "generator), clip, generator):\n    return x_t", "asked for t = [4], not [4, 3, 2, 1]"),
 ]
-RIGHT_IN_VARIANT, WRONG_IN_VARIANT = [], []
+
+SAYS_X_0 = """batch = torch.full((len(x_t),), t, dtype=torch.int64, device=x_t.device)
+guess = model(x_t, batch)
+if clip:
+    guess = guess.clamp(min=-1.0, max=1.0)
+return guess"""
+SAYS_V = """v = model(x_t, torch.tensor([t] * x_t.shape[0], device=x_t.device))
+x_0 = torch.sqrt(self.alpha_bar[t]) * x_t - torch.sqrt(1 - self.alpha_bar[t]) * v
+return torch.clip(x_0, -1, 1) if clip else x_0"""
+TILDE = swap(DRAW, "self.sigma[t] * z", "self.beta_tilde[t].sqrt() * z")
+BETWEEN = swap(DRAW, "self.sigma[t] * z",
+               "torch.exp(0.25 * (self.beta[t].log() + self.beta_tilde[t].log())) * z")
+RIGHT_IN_VARIANT = [
+    (1, 7, {GUESS: SAYS_X_0, STEP: TILDE, P_SAMPLE: ASK, REVERSE: DOWN, SAMPLE: ALL}),
+    (2, 7, {GUESS: SAYS_V, STEP: BETWEEN, P_SAMPLE: ASK, REVERSE: DOWN, SAMPLE: ALL}),
+]
+WRONG_IN_VARIANT = [
+    (1, 7, GUESS, swap(SAYS_X_0, "int64", "float32"), "float32 tensor of the shape (4,)"),
+    (1, 7, GUESS, swap(SAYS_X_0, "min=-1.0", "min=0.0"), "images lie in [-1, 1]"),
+    (1, 7, GUESS, swap(SAYS_X_0, "return guess", "guess"), "Is there a `return`?"),
+    (1, 7, STEP, swap(TILDE, "beta_tilde[t].sqrt()", "beta[t].sqrt()"), "beta_t is the variance"),
+    (2, 7, GUESS, swap(SAYS_V, "x_t - torch", "x_t + torch"), "v_theta is added and not"),
+    (2, 7, GUESS, swap(SAYS_V, "torch.sqrt(self.alpha_bar[t]) * x_t", "self.alpha_bar[t] * x_t"),
+     "root of alpha_bar_t is missing"),
+    (2, 7, GUESS, swap(SAYS_V, "torch.sqrt(1 - self.alpha_bar[t])", "self.beta[t].sqrt()"),
+     "estimate_x_0 at t = 3"),
+    (2, 7, GUESS, swap(SAYS_V, "x_0 = ", "v = v.clamp(-1, 1)\nx_0 = "), "estimate_x_0 at t = 3"),
+    (2, 7, STEP, swap(BETWEEN, "0.25", "0.5"), "variance stands where the deviation"),
+    (2, 7, STEP, swap(BETWEEN, "torch.exp(0.25 * (self.beta[t].log() + self.beta_tilde[t].log()))",
+                      "((self.beta[t] + self.beta_tilde[t]) / 2).sqrt()"), "expected 0.41"),
+]
