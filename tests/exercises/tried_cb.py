@@ -436,7 +436,8 @@ WRONG = [
     (7, SAMPLE, swap(ALL, "x, t, clip, generator)", "x, t, generator=generator)"),
      "clip is not handed on"),
     (7, SAMPLE, swap(ALL, "return x", "return x.clamp(-1, 1)"), "clip is not handed on"),
-    (7, SAMPLE, swap(ALL, "return x", "return [x]"), "sample: expected a torch.Tensor, got a tuple or a list"),
+    (7, SAMPLE, swap(ALL, "return x", "return [x]"),
+     "sample: expected a torch.Tensor, got a tuple or a list"),
     (7, SAMPLE, swap(ALL, "x = self.p_sample(model, x, t, clip, generator)",
                      "x = self.posterior_sample(self.estimate_x_0(model, x, t, clip), x, t, "
                      "generator)"), "needs gradients"),
