@@ -177,7 +177,7 @@ class OtherProcessor(TorchDispatchMode):
     def off(self, x, name):
         if not isinstance(x, torch.Tensor) or not x.is_floating_point():
             return x
-        units = (torch.arange(x.numel()) % 2).reshape(x.shape)
+        units = (torch.arange(x.numel(), device=x.device) % 2).reshape(x.shape)
         return x * (1 + units * torch.finfo(x.dtype).eps) + (5e-7 if name in ("std", "var") else 0)
 
 
@@ -360,7 +360,7 @@ def test_a_program_that_ends_or_cannot_be_read_fails_its_own_checks_only(tmp_pat
     path = tmp_path / "hw" / "ddpm.py"
     path.write_text(make.replace_body(path.read_text(), "DDPM.q_sample", "raise SystemExit(0)"))
     _, said = pytest_in(tmp_path / "hw")
-    assert "exercise  1: 0 of 5" in said and "SyntaxError" in said
+    assert "exercise  1: 0 of 6" in said and "SyntaxError" in said
     assert "exercise  2: 0 of 4" in said and "exercise  3: 3 of 3" in said
 
 
