@@ -59,5 +59,7 @@ def check_the_shape_of_t_does_not_broadcast_wrongly(student):
     t, along = torch.tensor([1, 2, 4]), {"x_0": x_0.transpose(0, 3), "eps": eps.transpose(0, 3)}
     expect(q_sample(student, x_0, t, eps), formula(EQ_4, BETA, t, x_0=x_0, eps=eps),
            "q_sample at t = 1, 2, 4, Eq. 4", [
+        ("when the time of the first image is used for all",
+         formula(EQ_4, BETA, 1, x_0=x_0, eps=eps).value),
         ("when a (B,) tensor of coefficients is laid along the last axis: reshape it to "
          "(B, 1, 1, 1), as `at` does", formula(EQ_4, BETA, t, **along).value.transpose(0, 3))])

@@ -136,7 +136,7 @@ WRONG = [
     (1, COSINE, NO_CHAIN + """t = [i / (T - 1) for i in range(T + 1)]
 f = [math.cos((each + s) / (1 + s) * math.pi / 2) ** 2 for each in t]
 return torch.tensor([min(1 - f[i + 1] / f[i], beta_max) for i in range(T)], dtype=torch.float64)""",
-     "ZeroDivisionError"),
+     "cosine_beta_schedule(10)"),
     (1, SCHEDULE, swap(SPACED, "return ", "return torch.cat([torch.zeros(1), ") + "])",
      "beta_0 = 0 is DDPM's"),
     (1, COSINE, swap(COSINE_BODY, "return (", "return torch.cat([torch.zeros(1), (") + "])",
