@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import matplotlib
@@ -308,6 +309,20 @@ def test_slow_and_fast_runs_say_their_speed(run, monkeypatch, capsys):
         run.log()
         assert f"  {says}  " in capsys.readouterr().out
     assert [row[-1] for row in plumbing_run.read_log(run.out / "log.csv")] == [0.06, 12.0, 3000.0]
+
+
+@pytest.mark.parametrize("rate, says", [(0.0612, "0.061"), (12.4, "12"), (1530.0, "1530")])
+def test_a_speed_is_written_without_exponents_in_the_first_word_and_on_a_terminal(
+        run, monkeypatch, capsys, rate, says):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(run, "images_per_second", lambda: rate)
+    run.restart_clock()
+    run.first, run.since = 2, (2, time.monotonic() - 9)
+    run.tell()
+    run.tell()
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{says} img/s: 8 steps more take ")
+    assert said.err.startswith(f"step 4/12, {says} img/s ")
 
 
 def test_a_finished_run_that_is_resumed_draws_nothing_again(config, capsys):
