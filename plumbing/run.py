@@ -131,9 +131,19 @@ class Run:
             if self.stopped():
                 self.save()
                 received[:] = self.signals or [signal.SIGTERM]
-                print(f"stopped and saved at step {self.step} of {self.config['steps']}; to go on: "
-                      f"--resume --out {shlex.quote(str(self.out))}, or in Python "
-                      "train(config, resume=True)", flush=True)
+                self.say_stopped()
+
+    def say_stopped(self):
+        """Say that a signal was heard, and what can be done now."""
+        said = f"saved at step {self.step} of {self.config['steps']}; to"
+        resume = f"--resume --out {shlex.quote(str(self.out))}"
+        if self.step < self.config["steps"]:
+            said = f"stopped and {said} go on: {resume}"
+        else:                                        # the last pictures were being drawn
+            path = shlex.quote(str(self.out / "checkpoint.pt"))
+            said = (f"training is done and {said} draw samples: python sample.py --checkpoint "
+                    f"{path}, or those of its end: {resume}")
+        print(f"{said}, or in Python train(config, resume=True)", flush=True)
 
     def goes_on(self):
         """Is there another step to make?  Meanwhile, say how it goes."""

@@ -436,6 +436,11 @@ def test_a_signal_while_sampling_stops_the_sampling(config, monkeypatch, capsys)
     assert not Path(config().out, "samples").exists()
     train.train(config(steps=6), resume=True)                   # and in the last grid
     assert checkpoint(config())["step"] == 6
+    line, = [line for line in capsys.readouterr().out.splitlines() if "--resume" in line]
+    path = shlex.quote(str(Path(config().out, "checkpoint.pt")))
+    assert line.startswith("training is done and saved at step 6 of 6; to draw samples: "
+                           f"python sample.py --checkpoint {path}, or ")
+    assert f"--resume --out {config().out}" in line
     assert not Path(config().out, "samples.png").exists()
 
 
