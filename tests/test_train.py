@@ -346,6 +346,11 @@ def test_config_and_presets_are_what_the_command_line_has():
     assert (c.steps, c.channels, c.out, c.schedule) == (7, 128, "runs/cifar10", "linear")
 
 
+def test_a_preset_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(ValueError, match="no preset 'cifar'; there are digits, mnist, .*cifar10"):
+        train.preset("cifar")
+
+
 def test_a_second_call_says_in_python_s_terms_what_to_do(config):
     train.train(config(), Constant(), pull)
     with pytest.raises(ValueError, match=r"train\(config, resume=True\).*Config\(out=DIR\)"):
