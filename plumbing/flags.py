@@ -10,6 +10,7 @@
 import argparse
 import reprlib
 import textwrap
+import warnings
 from dataclasses import field, fields, replace
 from pathlib import Path
 
@@ -116,7 +117,9 @@ def parse(argv, kind, presets, fixed, doc, load):
     path = Path(flags.get("out", chosen.get("out", kind.out)), "checkpoint.pt")
     if not path.exists():
         raise ValueError(f"nothing to resume: there is no {path}")
-    config = load(path)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")              # whoever trains it builds it, and is warned
+        config = load(path)[0]
     check_fixed(fixed, config, flags)                # before what else it would be wrong for
     try:
         stored = kind(**config)
