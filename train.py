@@ -175,7 +175,8 @@ def train(config, model=None, loss=L_simple, resume=False):
         run.tally += by_quarter(losses.detach(), t, ddpm.T)                  # for the log
         run.finite &= norm.isfinite()            # stays on the device: to look would be to wait
 
-    step = recorded(step, device, config.record, run.changed)    # hence its numbers are arguments
+    # A replay repeats the numbers it was recorded with, but for arguments: lr and decay change.
+    step = recorded(step, device, config.record, run.changed)
     eps_theta = recorded(ema, device, config.record)
     with run.begin():
         if resume:
