@@ -113,9 +113,8 @@ def three_ways(clock, seed):
     ways = {"closed form": lambda t: density(x, *kernel(clock[t])),
             "finite volumes": lambda t: torch.linalg.matrix_exp(clock[t] * A) @ density(x, 1, 0),
             "infinitely many": lambda t: density(x, *steps[t])}
-    found = {name: torch.stack([way(t).reshape(M, -1).mean(1) for t in TIMES])
-             for name, way in ways.items()}
-    counts = []
+    found, counts = {name: torch.stack([way(t).reshape(M, -1).mean(1) for t in TIMES])
+                     for name, way in ways.items()}, []
     for generator in [torch.Generator().manual_seed(seed + i) for i in range(SEEDS)]:
         walk = paths(drift(0), DATA.draw(PATHS, generator)[0][:, 0], clock, generator)
         counts += [x_t.histc(M, *edges[[0, -1]]) for t, x_t in enumerate(walk) if t in TIMES]
@@ -153,7 +152,7 @@ def draw_figure(images, c, walks, clock, x, found, back):
     for key, xlabel, title in (
             ("i", "t", "Ho et al., Eq. 4: an image, by both schedules with one noise"),
             ("a", "t", "alpha_bar_t"), ("s", "t", "signal to noise, alpha_bar / (1 - alpha_bar)"),
-            ("b", "c", "100 Brownian paths, and +-2 sqrt(c)"),
+            ("b", "c", "100 Brownian paths over c = -log alpha_bar_t, and +-2 sqrt(c)"),
             ("u", "c", "the same, pulled back (Ornstein-Uhlenbeck), and +-2 sqrt(1 - exp(-c))"),
             ("d", "x", "the density of one pixel: closed form (lines), finite\nvolumes (dots), "
                        f"{PATHS:,} Euler-Maruyama paths (filled)"),
@@ -180,7 +179,8 @@ def run(args):
         (lambda x, c: 0, zero, c, one), (drift(0), zero, c, two), (drift(0.5), x_T, clock.flip(0)),
         (drift(1), x_T[:1].expand(BACK), clock.flip(0), generator)))
     print(f"from x_T = {X_T} the ODE ends at {ode[-1, 0]:.3f}; of {BACK} paths of the SDE "
-          f"{(sde[-1] > 0).double().mean():.1%} above 0, of x_0 {DATA.log_weights[1].exp():.1%}")
+          f"{sde[-1].gt(0).double().mean():.1%} end above 0, where "
+          f"{DATA.log_weights[1].exp():.1%} of all x_0 are")
     x, found = three_ways(clock, args.seed)
     gap = {name: (p - found["closed form"]).abs().amax((-2, -1)) for name, p in found.items()}
     walks = (brownian, 2 * c.sqrt()), (pulled, 2 * kernel(c)[1].sqrt())

@@ -279,7 +279,7 @@ def test_the_program_draws_the_picture_and_says_what_it_found(trained, tmp_path,
     expected = ends(drift(1), torch.full((50,), 0.3), clock.flip(0), generator)
     torch.testing.assert_close(sde, expected[:, :8], rtol=1e-3, atol=1e-3)
     assert f"from x_T = 0.3 the ODE ends at {same[-1].item():.3f}; of 50 paths of the SDE " in said
-    assert re.search(r"(\d+\.0)% above 0, of x_0 66\.7%", said)
+    assert re.search(r"\d+\.0% end above 0, where 66\.7% of all x_0 are\n", said)
     gap = {name: (p - found["closed form"]).abs() for name, p in found.items()}
     each = gap["paths"].amax((1, 2))
     assert (f"the largest gap to the closed form is {gap['finite volumes'].max():.1e} by finite "
