@@ -10,7 +10,6 @@ depend on any other that a student wrote.
 """
 import functools
 import inspect
-import math
 import numbers
 from types import SimpleNamespace
 
@@ -56,19 +55,6 @@ def theirs(probe):
     return ask
 
 
-def answer(probe, student, args):
-    """Run the student's half of a check here, and return data."""
-    names, before = list(inspect.signature(probe).parameters)[1:], [
-        each.clone() if isinstance(each, torch.Tensor) else None for each in args]
-    torch.manual_seed(student.seed)
-    got = plain(probe(student, *args))
-    for name, was, now in zip(names, before, args, strict=True):
-        if was is not None and not torch.equal(was, now):
-            raise Wrong(f"{name} was changed in place. Compute a new tensor: what a function is "
-                        "given belongs to whoever gave it.")
-    return got
-
-
 def plain(value):
     """Turn what a probe returned into data: no gradients, no other classes, nothing shared."""
     if isinstance(value, torch.Tensor):
@@ -87,14 +73,12 @@ def plain(value):
 
 
 def coefficients(beta):
-    """Return {name: (T + 1,) float64} of beta_1..beta_T, by the definitions of sec. 2."""
-    beta = [0.0] + [float(b) for b in beta]
-    alpha_bar = [math.prod(1 - b for b in beta[:t + 1]) for t in range(len(beta))]
-    tilde = [0.0] + [(1 - alpha_bar[t - 1]) / (1 - alpha_bar[t]) * beta[t]
-                     for t in range(1, len(beta))]
-    values = {"beta": beta, "alpha": [1 - b for b in beta], "alpha_bar": alpha_bar,
-              "one_minus_alpha_bar": [1 - a for a in alpha_bar], "beta_tilde": tilde}
-    return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+    """Return {name: (T + 1,) float64} of beta_1..beta_T, by the definitions of sec. 2 and Eq. 7."""
+    beta = torch.tensor([0.0, *beta], dtype=torch.float64)
+    alpha_bar, beta_tilde = (1 - beta).cumprod(0), torch.zeros_like(beta)
+    beta_tilde[1:] = (1 - alpha_bar[:-1]) / (1 - alpha_bar[1:]) * beta[1:]
+    return {"beta": beta, "alpha": 1 - beta, "alpha_bar": alpha_bar,
+            "one_minus_alpha_bar": 1 - alpha_bar, "beta_tilde": beta_tilde}
 
 
 def formula(text, beta, t, **variables):
@@ -189,12 +173,6 @@ def only(*variants):
     return mark
 
 
-def speak(variant, eps, x_t, bar):
-    """Turn a prediction of eps into what the network of a variant predicts: eps, x_0 or v."""
-    x_0 = (x_t - (1 - bar) ** 0.5 * eps) / bar ** 0.5
-    return (eps, x_0, bar ** 0.5 * eps - (1 - bar) ** 0.5 * x_0)[variant]
-
-
 SAYS = ("eps", "x_0", "v")                           # what the network of a variant predicts
 
 
@@ -221,7 +199,8 @@ class Model(torch.nn.Module):
             m, s = self.says
             bar = Process.column(self.bar, t.clamp(1, len(self.bar) - 1), x_t)
             eps = (1 - bar) ** 0.5 * (x_t - bar ** 0.5 * m) / (bar * s ** 2 + 1 - bar)
-            said = speak(self.variant, eps, x_t, bar)
+            x_0 = (x_t - (1 - bar) ** 0.5 * eps) / bar ** 0.5
+            said = (eps, x_0, bar ** 0.5 * eps - (1 - bar) ** 0.5 * x_0)[self.variant]
         return said * self.one.to(said.device)
 
 
@@ -270,13 +249,9 @@ def built_on_those_above(check):
 
 def show(value, first=0, digits=5):
     """Write a number, or four of a tensor from a place on."""
-    if isinstance(value, torch.Tensor):
-        few = value.flatten()[first:first + 4].tolist()
-        if value.dim():
-            return ("[" + "..., " * (first > 0) + ", ".join(f"{x:.{digits}g}" for x in few)
-                    + ", ..." * (first + 4 < value.numel()) + "]")
-        value = few[0]
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+    few = ", ".join(f"{x:.{digits}g}" for x in value.flatten()[first:first + 4].tolist())
+    return few if not value.dim() else (
+        "[" + "..., " * (first > 0) + few + ", ..." * (first + 4 < value.numel()) + "]")
 
 
 def both(got, expected):

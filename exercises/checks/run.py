@@ -1,9 +1,12 @@
 """Run the checks of an exercise on somebody's modules."""
 import importlib
+import inspect
 import os
 import traceback
 
-from .kit import Raised, Wrong, answer
+import torch
+
+from .kit import Raised, Wrong, plain
 
 PLACES = {"schedules": "schedules", "ddpm": "ddpm", "unet": "unet", "train": "train",
           "run": "plumbing.run", "analytic": "papers.kit.analytic", "plane": "papers.kit.plane",
@@ -28,18 +31,26 @@ class Student:
         return importlib.import_module(PLACES.get(name, f"exercises.hunt.{name}"))
 
     def ask(self, probe, args):
-        """Run the student's half of a check, see `kit.theirs`, in this process.
+        """Run the student's half of a check, see `kit.theirs`, in this process; return data.
 
         Raises:
             Wrong, Raised
         """
+        before = [each.clone() if isinstance(each, torch.Tensor) else each for each in args]
+        torch.manual_seed(self.seed)
         try:
-            return answer(probe, self, args)
+            got = plain(probe(self, *args))
         except (Wrong, Raised):
             raise
         except (Exception, SystemExit) as error:     # of the student's code: anything
             kinds = [each.__name__ for each in type(error).__mro__]
             raise Raised(kinds, error, place(error)) from None
+        for name, was, now in zip([*inspect.signature(probe).parameters][1:], before, args,
+                                  strict=True):
+            if isinstance(was, torch.Tensor) and not torch.equal(was, now):
+                raise Wrong(f"{name} was changed in place. Compute a new tensor: what a function "
+                            "is given belongs to whoever gave it.")
+        return got
 
 
 def names(number, variant=0):
