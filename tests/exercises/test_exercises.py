@@ -168,7 +168,7 @@ class OtherProcessor(TorchDispatchMode):
     def off(self, x, name):
         if not isinstance(x, torch.Tensor) or not x.is_floating_point():
             return x
-        units = (torch.arange(x.numel()) % 2).reshape(x.shape)
+        units = (torch.arange(x.numel(), device=x.device) % 2).reshape(x.shape)
         return x * (1 + units * torch.finfo(x.dtype).eps) + (5e-7 if name in ("std", "var") else 0)
 
 
