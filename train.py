@@ -27,7 +27,7 @@ import data
 from plumbing import parallel
 from plumbing.cli import one_line_errors
 from plumbing.device import autocast, pick_device, recorded, room
-from plumbing.flags import arg, check, parse, refuse, show
+from plumbing.flags import arg, check, choose, parse, refuse, show
 from plumbing.pictures import save_grid
 from plumbing.run import Run, leave
 from sample import build, draw, load
@@ -108,7 +108,7 @@ FIXED = ("image_size", "image_channels", "T", "schedule", "channels", "channel_m
 
 def preset(name="digits", **changes):
     """Return the Config of `python train.py NAME`, with some fields changed."""
-    return Config(**{**PRESETS[name], **changes})
+    return Config(**{**choose(PRESETS, name), **changes})
 
 
 def L_simple(ddpm, model, x_0, labels):
@@ -175,7 +175,8 @@ def train(config, model=None, loss=L_simple, resume=False):
         run.tally += by_quarter(losses.detach(), t, ddpm.T)                  # for the log
         run.finite &= norm.isfinite()            # stays on the device: to look would be to wait
 
-    step = recorded(step, device, config.record, run.changed)    # hence its numbers are arguments
+    # A replay repeats the numbers it was recorded with, but for arguments: lr and decay change.
+    step = recorded(step, device, config.record, run.changed)
     eps_theta = recorded(ema, device, config.record)
     with run.begin():
         if resume:

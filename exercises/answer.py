@@ -6,6 +6,7 @@
     %%draw samples.png                    the program below runs in a new Python; its picture
 """
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -135,7 +136,8 @@ def draw(line, cell):
 
 
 def python(*argv):
-    return subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True,
+    one_thread = {"OMP_NUM_THREADS": "1", **os.environ}          # two may wait for a busy core
+    return subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True, env=one_thread,
                           encoding="utf-8", errors="replace")
 
 

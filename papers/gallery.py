@@ -20,6 +20,7 @@ from sample import SHIPPED
 
 CORE = "--checkpoint assets/digits.pt"
 COMMANDS = {                                         # of each program, but for --seed and --out
+    "processes": CORE,
     "variational_bound": f"{CORE} --n 32",
     "ddim": f"{CORE} --n 16",
     "pndm": CORE,

@@ -105,8 +105,14 @@ def track(items, label, total=None):
         due = now - shown > (0.2 if terminal else 15) or (terminal and done == total)
         if due and done <= total:                    # a chain has one image more than steps
             rate, shown = done / max(now - start, 1e-9), now
-            print(f"{label}: {done}/{total}, {rate:.3g}/s, {clock((total - done) / rate)} left  ",
+            print(f"{label}: {done}/{total}, {per_second(rate)}/s, "
+                  f"{clock((total - done) / rate)} left  ",
                   end="\r" if terminal and done < total else "\n", file=sys.stderr, flush=True)
+
+
+def per_second(rate):
+    """Write how many there are in a second, as 2255, 12 or 0.061."""
+    return f"{rate:{'.0f' if rate >= 10 else '.2g'}}"
 
 
 def clock(seconds):

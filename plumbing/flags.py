@@ -10,6 +10,7 @@
 import argparse
 import reprlib
 import textwrap
+import warnings
 from dataclasses import field, fields, replace
 from pathlib import Path
 
@@ -64,6 +65,13 @@ def check_fixed(names, stored, asked):
             refuse(name, f"is {show(stored[name])} in this run; it cannot change on the way")
 
 
+def choose(presets, name):
+    """Return the preset of this name; raise a ValueError that names those there are."""
+    if name not in presets:
+        raise ValueError(f"there is no preset {name!r}; there are {', '.join(presets)}")
+    return presets[name]
+
+
 def parse(argv, kind, presets, fixed, doc, load):
     """Turn a command line into (config, resume).
 
@@ -80,7 +88,7 @@ def parse(argv, kind, presets, fixed, doc, load):
         whether it was --resume.
 
     Raises:
-        ValueError: a value cannot work, or there is nothing to resume.
+        ValueError: there is no such preset, a value cannot work, or there is nothing to resume.
     """
     lines = [textwrap.fill(f"{name}: " + " ".join(["the defaults"] * (not preset) + [
         f"--{k.replace('_', '-')} {'' if v is True else show(v) or 'DIR'}".strip()
@@ -103,15 +111,15 @@ def parse(argv, kind, presets, fixed, doc, load):
     preset, resume = flags.pop("preset"), flags.pop("resume")
     if unknown:                                      # before their values are taken for the preset
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if preset and preset not in presets:
-        parser.error(f"there is no preset {preset!r}; there are {', '.join(presets)}")
-    chosen = presets[preset or first]
+    chosen = choose(presets, preset or first)
     if not resume:
         return kind(**{**chosen, **flags}), False
     path = Path(flags.get("out", chosen.get("out", kind.out)), "checkpoint.pt")
     if not path.exists():
         raise ValueError(f"nothing to resume: there is no {path}")
-    config = load(path)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")              # whoever trains it builds it, and is warned
+        config = load(path)[0]
     check_fixed(fixed, config, flags)                # before what else it would be wrong for
     try:
         stored = kind(**config)

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from plumbing import parallel
 from plumbing.checkpoint import check_weights, read_checkpoint, write_checkpoint
-from plumbing.cli import clock
+from plumbing.cli import clock, per_second
 from plumbing.device import pick_precision, rng_state
 from plumbing.downloads import MIRRORS
 from plumbing.files import locked, replacing, sweep
@@ -131,9 +131,19 @@ class Run:
             if self.stopped():
                 self.save()
                 received[:] = self.signals or [signal.SIGTERM]
-                print(f"stopped and saved at step {self.step} of {self.config['steps']}; to go on: "
-                      f"--resume --out {shlex.quote(str(self.out))}, or in Python "
-                      "train(config, resume=True)", flush=True)
+                self.say_stopped()
+
+    def say_stopped(self):
+        """Say that a signal was heard, and what can be done now."""
+        said = f"saved at step {self.step} of {self.config['steps']}; to"
+        resume = f"--resume --out {shlex.quote(str(self.out))}"
+        if self.step < self.config["steps"]:
+            said = f"stopped and {said} go on: {resume}"
+        else:                                        # the last pictures were being drawn
+            path = shlex.quote(str(self.out / "checkpoint.pt"))
+            said = (f"training is done and {said} draw samples: python sample.py --checkpoint "
+                    f"{path}, or those of its end: {resume}")
+        print(f"{said}, or in Python train(config, resume=True)", flush=True)
 
     def goes_on(self):
         """Is there another step to make?  Meanwhile, say how it goes."""
@@ -150,26 +160,28 @@ class Run:
                 torch.cuda.synchronize(self.device)
             self.told, seconds = True, time.monotonic() - since
             left = (self.config["steps"] - step) * seconds / (step - first)
-            print(f"{self.images_per_second():.3g} img/s: {self.config['steps'] - step} steps more "
-                  f"take {clock(left)}", flush=True)
+            print(f"{per_second(self.images_per_second())} img/s: {self.config['steps'] - step} "
+                  f"steps more take {clock(left)}", flush=True)
             if self.device.type == "cpu":
                 self.tell_of_the_cpu(left, (time.process_time() - self.worked) / seconds)
         elif step > first and parallel.rank == 0 and time.monotonic() > self.next \
                 and sys.stderr and sys.stderr.isatty():
             self.next = time.monotonic() + 0.5
-            print(f"step {step}/{self.config['steps']}, {self.images_per_second():.3g} img/s",
-                  end="  \r", file=sys.stderr, flush=True)
+            print(f"step {step}/{self.config['steps']}, {per_second(self.images_per_second())} "
+                  "img/s", end="  \r", file=sys.stderr, flush=True)
 
     def tell_of_the_cpu(self, left, cores):
         """Say what would be faster, for a run of so many seconds, at work on so many cores."""
         if left > 3600:
             print("this wants a GPU; what a CPU does in minutes: python train.py, the digits, or "
                   "fewer --steps with a smaller --image-size, --channels and --batch-size")
-        if 1 < torch.get_num_threads() > cores / 0.6:
-            print(f"it gets {cores:.1f} of the {torch.get_num_threads()} cores that it has threads "
-                  "for: where others compute too, OMP_NUM_THREADS=1 may be far faster")
+        threads = torch.get_num_threads()
+        if threads > 1 and cores < 0.6 * threads:
+            print(f"it gets {cores:.1f} of the {threads} cores that it has threads for: where "
+                  "others compute too, OMP_NUM_THREADS=1 may be far faster")
 
     def images_per_second(self):
+        """Return the speed of all processes together, since `restart_clock`."""
         step, since = self.since
         return (self.step - step) * self.config["batch_size"] / max(
             time.monotonic() - since, 1e-9)
@@ -292,7 +304,7 @@ class Run:
                 csv.writer(f).writerows(["" if x != x else x for x in row] for row in rows)
         print(f"step {self.step:>{len(str(steps))}}/{steps}  loss {loss:.4f}  by quarter of t "
               f"{' '.join(f'{x:.4f}' if x == x else '-' for x in quarters)}  "
-              f"{rate:{'.0f' if rate >= 10 else '.2g'}} img/s  {clock(left)} left", flush=True)
+              f"{per_second(rate)} img/s  {clock(left)} left", flush=True)
         if self.step % self.config["log_every"] == 0:
             self.tally.zero_()
         self.restart_clock()

@@ -264,6 +264,14 @@ def test_the_command_line_trains_resumes_and_refuses_to_overwrite(config, flags,
         refused(capsys, [*argv, "--resume", "--out", config().out], "run on 'digits', not on '.'")
 
 
+def test_a_chain_that_is_too_short_is_warned_of_once_also_when_the_run_goes_on(config, flags):
+    for argv in (flags("--schedule", "linear", "--steps", "1"),
+                 ["--resume", "--out", config().out, "--steps", "2"]):
+        with pytest.warns(UserWarning, match="alpha_bar_T") as caught:
+            train.main(argv)
+        assert len(caught) == 1
+
+
 def test_an_out_that_cannot_be_written_is_one_line(tmp_path, flags, capsys):
     (tmp_path / "file").write_text("")
     refused(capsys, flags("--out", tmp_path / "file" / "run"), "file", code=1)
@@ -344,6 +352,11 @@ def test_config_and_presets_are_what_the_command_line_has():
     assert train.preset() == Config() and Config().schedule == "cosine"
     c = train.preset("cifar10", steps=7)
     assert (c.steps, c.channels, c.out, c.schedule) == (7, 128, "runs/cifar10", "linear")
+
+
+def test_a_preset_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(ValueError, match="no preset 'cifar'; there are digits, mnist, .*cifar10"):
+        train.preset("cifar")
 
 
 def test_a_second_call_says_in_python_s_terms_what_to_do(config):

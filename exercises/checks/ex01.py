@@ -17,10 +17,11 @@ def schedule(student, name, arguments):
 
 def linear(variant, T=1000, first=1e-4, last=0.02):
     """Return what linear_beta_schedule asks for, and [(slip, what comes of it)]."""
+    factor, power = 1000 / T if variant == 2 else 1, 2 if variant == 1 else 1
+    beta, more = (factor * evenly(first ** (1 / power), last ** (1 / power), n) ** power
+                  for n in (T, T + 1))
     values, roots = evenly(first, last, T), evenly(first ** 0.5, last ** 0.5, T)
-    factor = 1000 / T if variant == 2 else 1
-    more = factor * evenly(first, last, T + 1)
-    return roots ** 2 if variant == 1 else factor * values, [
+    return beta, [
         ("beta_T itself is left out: there are T - 1 intervals, not T", more[:-1]),
         ("beta_1 itself is left out: there are T - 1 intervals, not T", more[1:]),
         ("the square roots are evenly spaced, as in latent diffusion", roots ** 2),
@@ -49,6 +50,7 @@ def cosine(T=1000, s=0.008, beta_max=0.999):
         ("alpha_bar_t is not divided by f(0)", beta(torch.cat([torch.ones(1), f()[1:]]))),
         ("nothing is clipped: beta_T is 1, and alpha_bar_T is 0", beta(alpha_bar, 1.0)),
         ("beta_max is always 0.999", beta(alpha_bar, 0.999)),
+        ("alpha_bar is returned for beta", alpha_bar[1:]),
         ("alpha_bar is clipped instead of beta", beta(alpha_bar.clamp(min=1 - beta_max), 1.0)),
         ("alpha_bar_{t-1} - alpha_bar_t is not divided", alpha_bar[:-1] - alpha_bar[1:]),
         ("1 - beta is returned: that is alpha", (1 - beta(alpha_bar, 1.0)).clamp(max=beta_max))]
@@ -93,7 +95,8 @@ def check_a_chain_too_short_is_refused(student):
 def check_a_chain_has_one_step_or_more(student):
     """T = 1 is beta_1 alone, and none below is a chain."""
     for name, ends in ((LINEAR, (1e-5, 5e-4)), (COSINE, ())):
-        check(student, name, 1, *ends)
+        for T in (10, 1):                            # at 1 most mistakes look the same
+            check(student, name, T, *ends)
         for T in (0, -1):
             refused(lambda call=(name, [T, *ends]): schedule(student, *call), f"{name}({T})")
 

@@ -40,6 +40,9 @@ def check_it_equals_the_steps_of_eq_2(student):
     for b in BETA:
         x = (1 - b) ** 0.5 * x + b ** 0.5 * torch.randn(n, generator=g, dtype=torch.float64)
     eps = torch.randn(n, 1, 1, 1, generator=g)
+    few = [torch.full((3, 1, 1, 1), 0.7), torch.full((3,), 4), eps[:3]]
+    expect(q_sample(student, *few), formula(EQ_4, BETA, 4, x_0=few[0], eps=few[2]),
+           "q_sample of 3 images of one pixel, Eq. 4")           # or 100,000^2 numbers might come
     jump = q_sample(student, torch.full((n, 1, 1, 1), 0.7), torch.full((n,), 4), eps)
     ours = formula(EQ_4, BETA, 4, x_0=torch.full((n, 1, 1, 1), 0.7), eps=eps)
     expect(jump, ours, "q_sample of 100,000 images of one pixel, Eq. 4")
@@ -56,5 +59,7 @@ def check_the_shape_of_t_does_not_broadcast_wrongly(student):
     t, along = torch.tensor([1, 2, 4]), {"x_0": x_0.transpose(0, 3), "eps": eps.transpose(0, 3)}
     expect(q_sample(student, x_0, t, eps), formula(EQ_4, BETA, t, x_0=x_0, eps=eps),
            "q_sample at t = 1, 2, 4, Eq. 4", [
+        ("when the time of the first image is used for all",
+         formula(EQ_4, BETA, 1, x_0=x_0, eps=eps).value),
         ("when a (B,) tensor of coefficients is laid along the last axis: reshape it to "
          "(B, 1, 1, 1), as `at` does", formula(EQ_4, BETA, t, **along).value.transpose(0, 3))])

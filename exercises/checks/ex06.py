@@ -59,7 +59,7 @@ def costs(variant, x_0, t, eps, guess=0.5, reduce=torch.mean):
 
 
 def case(student):
-    g = torch.Generator().manual_seed(student.seed)
+    g = torch.Generator().manual_seed(student.seed + 1)
     x_0, eps = torch.randn(2, 3, 3, 2, 2, generator=g).unbind(0)
     return x_0, torch.tensor([2, 4, 1]), eps
 
@@ -94,20 +94,27 @@ def check_draw_t_is_uniform_on_1_to_T_and_each_image_has_its_own(student):
     on_meta(lambda: draw_t(student, [3], "meta")[0], "draw_t", "Pass device=self.beta.device.")
 
 
-def check_the_loss_is_the_mean_squared_error(student):
-    """Eq. 14 with t and eps given, of a model that predicts 0.5."""
+def given(student):
+    """Demand that the model is asked for the t and x_t that are given; return what loss returns."""
     x_0, t, eps = case(student)
     (got,), ((x_t, asked),), _ = ask(student, x_0, t, eps)
-    expect(asked, t, "the times the model is asked for, where t is given", dtype=torch.int64)
+    expect(asked, t, "the times the model is asked for, where t is given", [
+        ("when the model is told t - 1", t - 1)], dtype=torch.int64)
     expect(x_t, formula(EQ_4, BETA, t, x_0=x_0, eps=eps), "x_t as the model sees it, Eq. 4", [
         ("when the model is given x_0", x_0), ("when the model is given eps", eps)])
-    right, slips = costs(student.variant, x_0, t, eps)
+    return got
+
+
+def check_the_loss_is_the_mean_squared_error(student):
+    """Eq. 14 with t and eps given, of a model that predicts 0.5."""
+    got, (right, slips) = given(student), costs(student.variant, *case(student))
     expect(got, right, f"loss of a model that predicts 0.5: the mean squared error in "
            f"{SAYS[student.variant]}", slips, dtype=torch.float32)
 
 
 def check_times_are_drawn_from_1_to_T(student):
     """Whoever draws t in `loss`, itself or a draw_t of ours: it is told to the model as drawn."""
+    given(student)
     uniform(ask(student, torch.zeros(4000, 1, 1, 1))[1][0][1], "loss")
     on_meta(lambda: ask(student, torch.zeros(2, 3, 4, 4), device="meta")[1][0][1],
             "t or eps in loss", "Pass device=x_0.device.")
@@ -115,6 +122,7 @@ def check_times_are_drawn_from_1_to_T(student):
 
 def check_eps_is_standard_normal_and_new_for_each_pixel(student):
     """Algorithm 1, line 4; with x_0 = 0, x_t is sqrt(1 - alpha_bar_t) eps."""
+    given(student)
     x_0, t = torch.zeros(5000, 3, 2, 2), torch.full((5000,), 4)
     (got, _), asked, _ = ask(student, x_0, t, calls=2)
     eps, other = (x_t / formula("(1 - alpha_bar) ** 0.5", BETA, 4).value for x_t, _ in asked)
@@ -138,12 +146,10 @@ def check_reduction_none_keeps_the_pixels_apart(student):
 
 def check_gradients_reach_the_model(student):
     """Of a model that predicts w, at w = 0.5."""
-    (got,), _, by_w = ask(student, *case(student))
-    w = torch.full((), 0.5, requires_grad=True)
+    ((got,), _, by_w), w = ask(student, *case(student)), torch.full((), 0.5, requires_grad=True)
     demand(got is None or by_w is not None, "loss: no gradient can flow back to the model. Was "
            "something detached, or .item() taken?")
     right, slips = costs(student.variant, *case(student), w)
-    right, *wrong = (torch.autograd.grad(cost, w, retain_graph=True)[0]
-                     for cost in (right, *(cost for _, cost in slips)))
-    expect(by_w, right, f"the gradient by w of the mean of ({SAYS[student.variant]} - w)^2",
-           [(words, by_w) for (words, _), by_w in zip(slips, wrong, strict=True)])
+    (_, right), *slips = ((words, torch.autograd.grad(cost, w, retain_graph=True)[0])
+                          for words, cost in (("", right), *slips))
+    expect(by_w, right, f"the gradient by w of the mean of ({SAYS[student.variant]} - w)^2", slips)

@@ -68,7 +68,6 @@ def check_the_decoder_integrates_over_a_bin(student):
     """Eq. 13: of a pixel value k, from k - 1/2 to k + 1/2, in steps of 2/255."""
     x_0, sigma = pixels([130, 140, 145, 100, 90, 110], 2, 3, 1, 1), 0.02
     mean = torch.tensor([0.1, 0.1, 0.1, -0.2, -0.25, -0.2]).reshape(2, 3, 1, 1)
-
     normal = torch.distributions.Normal(mean.double(), sigma)
     got, what = decoder_nll(student, x_0, mean, sigma), "decoder_nll at sigma = 0.02, Eq. 13"
     demand(not tensor(got, what, x_0.shape).isnan().any(), f"{what}: got nan. This is the logarithm"

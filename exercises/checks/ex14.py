@@ -4,7 +4,6 @@ import torch
 from .formula import Formula
 from .kit import demand, expect, same, tensor, theirs
 
-T = 6
 SEC_4_4 = "(1 - weight) * x_t + weight * other_t"
 
 
@@ -12,7 +11,7 @@ class Process:
     """A chain whose steps leave marks: each of them adds or takes 10; it notes what it is told."""
 
     def __init__(self):
-        self.T, self.noised, self.steps, self.told = T, [], [], []
+        self.T, self.noised, self.steps, self.told = 6, [], [], []
 
     def q_sample(self, x_0, t, eps):
         t = torch.as_tensor(t).expand(len(x_0))
@@ -25,10 +24,9 @@ class Process:
         self.told.append([model, clip, generator])
         return x_t - 10
 
-    def reverse_process(self, *args, **kwargs):
+    def sample(self, *args, **kwargs):
         raise RuntimeError("interpolation starts at time t, not at T: use `decode`")
-
-    sample = reverse_process
+    reverse_process = sample
 
 
 @theirs
@@ -70,12 +68,12 @@ def mix(student, t, lambdas, seed=1, rest=0, clip=True, size=4):
 
 def check_the_mixture_is_linear_and_made_at_time_t(student):
     """lambda = 0 is the first image, 1 the second; at t = 0 pixels are mixed, and no step made."""
-    for t, lambdas in (4, [0.0, 0.25, 0.5, 1.0]), (1, [0.3]), (T, [0.8]), (0, [0.5, 0.2]):
+    for t, lambdas in (4, [0.0, 0.25, 0.5, 1.0]), (1, [0.3]), (6, [0.8]), (0, [0.5, 0.2]):
         got, right, _, _ = mix(student, t, lambdas)
-        roots = SEC_4_4.replace(") *", ") ** 0.5 *").replace("+ weight", "+ weight ** 0.5")
+        w, x_t, other_t = right.variables.values()
         expect(got, right, f"the mixtures at t = {t} for lambda = {lambdas}, sec. 4.4", [
             ("when the weights are square roots, as for independent noise",
-             Formula(roots, **right.variables).value)], dtype=torch.float32)
+             (1 - w) ** 0.5 * x_t + w ** 0.5 * other_t)], dtype=torch.float32)
 
 
 def check_the_two_images_have_noise_of_their_own(student):

@@ -278,7 +278,7 @@ WRONG = [
     (10, KL, swap(KL_BODY, "variance_q, variance_p", "variance_q ** 2, variance_p ** 2"),
      "variances are taken for deviations"),
     (10, KL, swap(KL_BODY, "torch.as_tensor(w / v).log()", "math.log(w / v)"),
-     "while variances may be tensors"),
+     "Error: "),
     (10, KL, swap(KL_BODY, "torch.as_tensor(w / v).log()", "torch.log(w / v)"), "not float"),
     (10, KL, KL_BODY + ".mean()", "shape"),
     (10, KL, swap(KL_BODY, "0.5 * ", ""), "factor 0.5 is missing"),

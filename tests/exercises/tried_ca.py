@@ -136,7 +136,7 @@ WRONG = [
     (1, COSINE, NO_CHAIN + """t = [i / (T - 1) for i in range(T + 1)]
 f = [math.cos((each + s) / (1 + s) * math.pi / 2) ** 2 for each in t]
 return torch.tensor([min(1 - f[i + 1] / f[i], beta_max) for i in range(T)], dtype=torch.float64)""",
-     "ZeroDivisionError"),
+     "cosine_beta_schedule(10)"),
     (1, SCHEDULE, swap(SPACED, "return ", "return torch.cat([torch.zeros(1), ") + "])",
      "beta_0 = 0 is DDPM's"),
     (1, COSINE, swap(COSINE_BODY, "return (", "return torch.cat([torch.zeros(1), (") + "])",
@@ -385,7 +385,7 @@ WRONG_IN_VARIANT = [
     (2, 1, SCHEDULE, "if beta_T * 1000 / max(T, 1) >= 1:\n    raise ValueError('T')\nreturn torch."
      "linspace(beta_1, beta_T, T, dtype=torch.float64) * 1000 / T", "was accepted"),
     (2, 1, SCHEDULE, swap(SPACED, "return ", "if T < 21:\n    raise ValueError('T')\nreturn 1000 / "
-                          "T * "), "one step or more"),
+                          "T * "), "ValueError: T"),
     (1, 4, SCORE_X_0, "return eps_from_x_0(ddpm, x_t, t, x_0)", "formula of eps_from_x_0"),
     (1, 4, SCORE_X_0, "return x_0 - x_t", "score_from_x_0"),
     (1, 4, MEAN_SCORE, "return x_0_from_score(ddpm, x_t, t, score)", "formula of x_0_from_score"),

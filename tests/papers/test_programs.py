@@ -19,6 +19,7 @@ PROGRAMS = {
     "latent_diffusion": {"--n": 1},
     "ncsn": {"--n": 1, "--steps": 1},
     "pndm": {},
+    "processes": {},
     "repaint": {"--n": 1, "--steps": 1, "--r": 1, "--j": 1},
     "score_sde": {"--n": 2},
     "sdedit": {"--n": 1},

@@ -1,4 +1,5 @@
 """What a program says: errors of one line, progress, and nothing at Ctrl-C."""
+import itertools
 import signal
 import subprocess
 import sys
@@ -50,6 +51,13 @@ def test_track_reports_rate_and_time_left(monkeypatch, capsys):
     assert list(track(iter("abcd"), "reading", 4)) == list("abcd")
     lines = capsys.readouterr().err.splitlines()                # not a terminal: a line each 15 s
     assert lines == ["reading: 2/4, 0.1/s, 0:00:20 left  ", "reading: 4/4, 0.1/s, 0:00:00 left  "]
+
+
+def test_track_writes_a_high_rate_without_an_exponent(monkeypatch, capsys):
+    now = itertools.chain([0.0], itertools.repeat(1.0, 30_599), itertools.repeat(20.0))
+    monkeypatch.setattr(cli, "time", types.SimpleNamespace(monotonic=lambda: next(now)))
+    assert list(track(range(30_600), "drawing"))[-1] == 30_599
+    assert capsys.readouterr().err == "drawing: 30600/30600, 1530/s, 0:00:00 left  \n"
 
 
 def test_track_rewrites_one_line_on_a_terminal(monkeypatch, capsys):

@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import matplotlib
@@ -310,6 +311,20 @@ def test_slow_and_fast_runs_say_their_speed(run, monkeypatch, capsys):
     assert [row[-1] for row in plumbing_run.read_log(run.out / "log.csv")] == [0.06, 12.0, 3000.0]
 
 
+@pytest.mark.parametrize("rate, says", [(0.0612, "0.061"), (12.4, "12"), (1530.0, "1530")])
+def test_a_speed_is_written_without_exponents_in_the_first_word_and_on_a_terminal(
+        run, monkeypatch, capsys, rate, says):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(run, "images_per_second", lambda: rate)
+    run.restart_clock()
+    run.first, run.since = 2, (2, time.monotonic() - 9)
+    run.tell()
+    run.tell()
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{says} img/s: 8 steps more take ")
+    assert said.err.startswith(f"step 4/12, {says} img/s ")
+
+
 def test_a_finished_run_that_is_resumed_draws_nothing_again(config, capsys):
     train.train(config(steps=2))
     path = Path(config().out, "samples.png")
@@ -421,6 +436,11 @@ def test_a_signal_while_sampling_stops_the_sampling(config, monkeypatch, capsys)
     assert not Path(config().out, "samples").exists()
     train.train(config(steps=6), resume=True)                   # and in the last grid
     assert checkpoint(config())["step"] == 6
+    line, = [line for line in capsys.readouterr().out.splitlines() if "--resume" in line]
+    path = shlex.quote(str(Path(config().out, "checkpoint.pt")))
+    assert line.startswith("training is done and saved at step 6 of 6; to draw samples: "
+                           f"python sample.py --checkpoint {path}, or ")
+    assert f"--resume --out {config().out}" in line
     assert not Path(config().out, "samples.png").exists()
 
 
