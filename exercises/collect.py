@@ -229,18 +229,22 @@ class Taken:
                 for facts, text in cells:
                     self.answer(str(facts.get("question", "")), text.partition("Your answer:")[2])
                     first, _, body = text.partition("\n")
-                    blank = first.removeprefix("%%answer").strip()
-                    if first.startswith("%%answer") and blank in asked:
-                        self.put(*asked[blank], body, name)
+                    told = re.match(r"%%answer\s+(\S+)", first)
+                    for blank, (module, function) in asked.items():
+                        short = function.rpartition(".")[2] or " "
+                        if told and told[1] == blank:
+                            self.put(module, function, body, name)
+                        elif not told and re.match(rf"(@.*\n)*def {short}\(", text):
+                            self.put(module, function, text, name)
             except Exception as error:               # of what is no notebook: anything
                 self.remarks.append(f"{name} cannot be read: {error}")
 
     def put(self, module, function, text, name):
         """Put a cell's function into its file, unless the file that was handed in has it."""
         file = f"{module}.py"
-        source = self.sources.get(file, self.blank(file))
-        there = make.functions(source).get(function) if function else None
-        if function and there and "NotImplementedError" not in ast.unparse(there):
+        source = self.sources.get(file) or self.blank(file)
+        there = make.functions(source).get(function) if file in self.sources else None
+        if there and "NotImplementedError" not in ast.unparse(there):
             return
         try:
             self.sources[file] = make.put(source, function, text)

@@ -4,8 +4,8 @@ import itertools
 
 import torch
 
-from .kit import (ON_META, SAYS, Model, Process, built_on_those_above, coefficients, demand,
-                  expect, expect_noise, formula, plain, refused, same, tensor, theirs, walked)
+from .kit import (SAYS, Model, Process, built_on_those_above, coefficients, demand, expect,
+                  expect_noise, formula, on_meta, plain, refused, same, tensor, theirs, walked)
 
 BETA = [0.1, 0.3, 0.2, 0.5]
 METHODS = ("p_sample", "estimate_x_0", "posterior_sample", "reverse_process", "sample")
@@ -23,21 +23,27 @@ def lend(student, variance="beta", beta=BETA, device="cpu"):
     return process
 
 
+def seeded(seed, other):
+    """Return a generator of this seed, and give torch's own random numbers the other."""
+    torch.manual_seed(other)
+    return torch.Generator().manual_seed(seed)
+
+
 @theirs
-def step(student, name, x_t, says, t, clip=False, variance="beta"):
+def step(student, name, x_t, says, t, clip=False, variance="beta", seeds=(0, 0)):
     """Return what a part of a step gives, where the model, or x_0_hat, is what `says` says."""
-    process, model, g = lend(student, variance), Model(says), torch.Generator()
-    g.manual_seed(student.seed)
+    process, model, g = lend(student, variance), Model(says), seeded(*seeds)
     return {"estimate_x_0": lambda: [process.estimate_x_0(model, x_t, t, clip=clip), model.asked],
             "posterior_sample": lambda: process.posterior_sample(says, x_t, t, g),
             "p_sample": lambda: process.p_sample(model, x_t, t, clip=clip, generator=g)}[name]()
 
 
 @theirs
-def reverse(student, x_T, says, clip=True):
+def reverse(student, x_T, says, clip=True, seeds=None):
     """Return what reverse_process yields, [as it was then, as it is in the end]."""
     model, then, now = Model(says, BETA, student.variant), [], []
-    steps = lend(student).reverse_process(model, x_T, clip=clip)
+    g = seeded(*seeds) if seeds else None
+    steps = lend(student).reverse_process(model, x_T, clip=clip, generator=g)
     for each in itertools.islice(steps, 20) if hasattr(steps, "__iter__") else ():
         then.append(plain(each))
         now.append(each)
@@ -45,40 +51,27 @@ def reverse(student, x_T, says, clip=True):
 
 
 @theirs
-def sample(student, shape, says, clip=True, variance="beta", beta=BETA):
+def sample(student, shape, says, clip=True, variance="beta", beta=BETA, seeds=None):
     model, x, raised = Model(says, beta, student.variant), None, ""
+    g, process = seeded(*seeds) if seeds else None, lend(student, variance, beta)
     try:
-        x = lend(student, variance, beta).sample(model, tuple(shape), clip=clip)
+        x = process.sample(model, tuple(shape), clip=clip, generator=g)
     except (ValueError, IndexError) as error:                    # of a t outside 1..T, say
         raised = f"{type(error).__name__}: {error}"
     return [x, model.asked, raised, getattr(x, "requires_grad", False)]
 
 
 @theirs
-def draws(student, name, x_t, seeds):
-    """Return a draw for each seed of a generator; torch's own is seeded with other numbers."""
-    process, model, got = lend(student), Model([0.0, 1.0], BETA, student.variant), []
-    given = {"posterior_sample": (x_t, x_t, 3), "p_sample": (model, x_t, 3),
-             "reverse_process": (model, x_t), "sample": (model, tuple(x_t.shape))}[name]
-    for n, seed in enumerate(seeds):
-        torch.manual_seed(100 + n)
-        x = getattr(process, name)(*given, generator=torch.Generator().manual_seed(seed))
-        got.append(list(itertools.islice(x, 20)) if name == "reverse_process" else x)
-    return got
-
-
-@theirs
-def elsewhere(student, name, device):
-    """Return what comes, and is asked, if x_t is on torch's meta device: shapes, no numbers."""
-    process, model, got = lend(student, device=device), Model(0.0), None
-    x_t = torch.zeros(2, 3, 2, 2, device="meta")
+def elsewhere(student, name):
+    """Return what a method makes on torch's meta device: its t, its x_T or its x_{t-1}."""
+    process, model, x_t = lend(student, device="meta"), Model(0.0), torch.zeros(2, 3, device="meta")
     process.predict_x_0 = process.posterior_mean = lambda one, two, three: torch.zeros_like(x_t)
-    try:
-        got = process.p_sample(model, x_t, 2) if name == "p_sample" else \
-            process.sample(model, (2, 3, 2, 2))
-    except Exception:                                            # where all is not on one device
-        pass
-    return [got, model.asked]
+    if name == "posterior_sample":
+        return process.posterior_sample(x_t, x_t, 2)
+    if name == "p_sample":
+        return process.p_sample(model, x_t, 2)
+    getattr(process, name)(model, *((2, 3),) if name == "sample" else (x_t, 2))
+    return model.asked[0][name == "estimate_x_0"]
 
 
 def numbers(student):
@@ -166,7 +159,7 @@ def check_one_step_has_the_deviation_sigma_t(student):
         got = tensor(step(student, name, zero, zero, t, variance=variance), what, zero.shape,
                      torch.float32)
         right, wrong = sigma(student, variance, t)
-        expect_noise(got, right, student.seed, what, wrong)
+        expect_noise(got, right, 0, what, wrong)
 
 
 @built_on_those_above
@@ -238,13 +231,17 @@ def check_sample_asks_for_T_to_1_in_order(student):
 @built_on_those_above
 def check_the_generator_fixes_the_noise(student):
     """The same generator, the same x_{t-1}; no noise from anywhere else."""
-    for name in ("posterior_sample", "p_sample", "reverse_process", "sample"):
-        x_t = torch.zeros(50, 1)
-        got = [tensor(threes(each)[-1][1] if name == "reverse_process" else each, name, x_t.shape)
-               for each in draws(student, name, x_t, [0, 0, 1])]
-        demand(same(got[0], got[1]), f"{name}: the same generator gave other noise. Pass "
-               "generator to torch.randn. Pass it on, to the first draw and to every step.")
-        demand(not same(got[0], got[2]), f"{name}: another generator gave the same noise, or none")
+    x_t = torch.zeros(50, 1)
+    for name, draw in (
+            *((name, lambda at, name=name: step(student, name, x_t, x_t, 3, seeds=at))
+              for name in ("posterior_sample", "p_sample")),
+            ("reverse_process", lambda at: threes(
+                reverse(student, x_t, [0.0, 1.0], seeds=at)[0])[-1][1]),
+            ("sample", lambda at: sample(student, [50, 1], [0.0, 1.0], seeds=at)[0])):
+        one, two, three = (tensor(draw(at), name, x_t.shape) for at in ((0, 0), (0, 1), (1, 2)))
+        demand(same(one, two), f"{name}: the same generator gave other noise. Pass generator to "
+               "torch.randn. Pass it on, to the first draw and to every step.")
+        demand(not same(one, three), f"{name}: another generator gave the same noise, or none")
 
 
 @built_on_those_above
@@ -270,22 +267,14 @@ def check_all_of_sampling_gives_the_data(student):
 
 @built_on_those_above
 def check_all_is_on_the_device_of_x_t(student):
-    """Tried on torch's meta device, which every machine has: tensors of a shape, without numbers.
-
-    A coefficient may be there or on the CPU: one is needed to compute with it as a tensor, the
-    other to read it as a number.
-    """
     check_one_step_has_the_mean_of_algorithm_2(student, ((2, True),))
     check_sample_asks_for_T_to_1_in_order(student)
-    tries = [elsewhere(student, "p_sample", device) for device in ("meta", "cpu")]
-    there = ON_META
-    demand(any(t == there for _, asked in tries for _, t in asked), "p_sample: x_t is on another "
-           "device, and the model's t on the CPU: torch.full((len(x_t),), t, device=x_t.device)")
-    demand(any(got == there for got, _ in tries), "p_sample: x_t is on another device, and z on "
-           "the CPU: torch.randn(x_t.shape, generator=generator, device=x_t.device)")
-    _, asked = elsewhere(student, "sample", "meta")
-    demand(not asked or asked[0][0] == there, "sample: the process is on another device, and x_T "
-           "on the CPU: torch.randn(shape, generator=generator, device=self.beta.device)")
+    for name, what, hint in (
+            ("estimate_x_0", "t", "torch.full((len(x_t),), t, device=x_t.device)"),
+            ("posterior_sample", "z", "torch.randn(x_t.shape, ..., device=x_t.device)"),
+            ("p_sample", "z", "torch.randn(x_t.shape, ..., device=x_t.device)"),
+            ("sample", "x_T", "torch.randn(shape, ..., device=self.beta.device)")):
+        on_meta(lambda name=name: elsewhere(student, name), f"{name}, {what}", hint)
 
 
 @built_on_those_above

@@ -1,4 +1,5 @@
 """Grading: whatever is handed in, it is judged where it does not run, and has a row with words."""
+import ast
 import csv
 import json
 import os
@@ -48,8 +49,8 @@ def points(row):
 
 # ---- what is taken of a submission: no process is started ----
 
-def taken(files, only=(1, 2, 3)):
-    return collect.Taken(files, make.choose(only, 0), lambda file: make.source_of(file))
+def taken(files, only=(1, 2, 3), blank=make.source_of):
+    return collect.Taken(files, make.choose(only, 0), blank)
 
 
 def those_of(folder):
@@ -132,6 +133,28 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_taken(tmp_path):
                        ("hal", "hw1.ipynb cannot be read"), ("ida", "ddpm.py cannot be read")):
         found = taken(there[who])
         assert found.sources == {} and any(words in remark for remark in found.remarks), who
+
+
+def test_a_notebook_is_read_where_there_is_no_file_that_has_the_answer(tmp_path):
+    make.make(make.choose([2, 3], 0), tmp_path / "hw", with_notebook=True)
+    q_sample, mean = (f"def {head}:\n" + "\n".join(f"    {line}" for line in body.splitlines())
+                      for head, body in (("q_sample(self, x_0, t, eps)", Q_BODY),
+                                         ("posterior_mean(self, x_0, x_t, t)", MEAN_BODY)))
+    notebook = json.loads((tmp_path / "hw" / "exercises.ipynb").read_text())
+    for cell in notebook["cells"]:
+        if "".join(cell["source"]).startswith("%%answer ddpm.DDPM.q_sample"):
+            cell["source"] = f"%%answer ddpm.DDPM.q_sample\n{q_sample}"
+        if cell["metadata"].get("question") == 2:
+            cell["source"] = [*cell["source"], "Variances ", "add."]
+    notebook["cells"].append({"cell_type": "code", "metadata": {}, "source": mean})
+    files = {"roe.ipynb": json.dumps(notebook).encode()}
+    found = taken(files, (2, 3), lambda file: (tmp_path / "hw" / file).read_text())
+    assert found.remarks == [] and found.answers == {2: "Variances add."}
+    for function, body in (("DDPM.q_sample", Q_BODY), ("DDPM.posterior_mean", MEAN_BODY)):
+        node = make.functions(found.sources["ddpm.py"])[function]
+        assert ast.unparse(node.body[1:]) == ast.unparse(ast.parse(body))
+    files["ddpm.py"] = make.source_of("ddpm.py").encode()        # which has what it has
+    assert taken(files, (2, 3)).sources["ddpm.py"] == make.source_of("ddpm.py")
 
 
 def test_what_a_teacher_should_read_is_named(tmp_path):

@@ -295,7 +295,7 @@ WRONG = [
     (11, JUMP, swap(LEAP, "sigma * torch.randn(x_t.shape, generator=generator, device=x_t.device)",
                     "sigma * torch.rand(x_t.shape, generator=generator)"), "noise of a jump"),
     (11, JUMP, swap(LEAP, "generator=generator, device", "device"), "same generator gave other"),
-    (11, JUMP, swap(LEAP, ", device=x_t.device", ""), "on another device"),
+    (11, JUMP, swap(LEAP, ", device=x_t.device", ""), "is on the CPU"),
     (11, JUMP, swap(LEAP, "if eta > 0", "if eta == 1"), "no noise is added"),
     (11, JUMP, swap(LEAP, "if eta > 0:", "if True:").replace("sigma * torch", "0.1 * torch"),
      "deviation of a jump"),
@@ -346,7 +346,7 @@ WRONG = [
     (7, GUESS, swap(HAT, "torch.long", "torch.float32"), "float32 tensor of the shape (4,)"),
     (7, GUESS, swap(HAT, "t, dtype", "t - 1, dtype"),
      "estimate_x_0: the model was asked for t = [2], not [3]"),
-    (7, GUESS, swap(HAT, ", device=x_t.device", ""), "on another device"),
+    (7, GUESS, swap(HAT, ", device=x_t.device", ""), "is on the CPU"),
     (7, GUESS, swap(HAT, "bar[t] ** 0.5 * eps", "bar[t] * eps"), "root of 1 - alpha_bar_t is"),
     (7, GUESS, swap(HAT, "/ self.alpha_bar[t] ** 0.5", "/ self.alpha_bar[t]"),
      "root of alpha_bar_t is missing"),
@@ -373,7 +373,7 @@ WRONG = [
                    "x_t.shape[1:], generator=generator)"), "all images share"),
     (7, STEP, swap(DRAW, "torch.randn(x_t.shape, generator=generator, device=x_t.device)",
                    "torch.randn(1, generator=generator)"), "all images share"),
-    (7, STEP, swap(DRAW, ", device=x_t.device", ""), "on another device"),
+    (7, STEP, swap(DRAW, ", device=x_t.device", ""), "is on the CPU"),
     (7, STEP, swap(DRAW, "generator=generator, ", ""), "Pass generator"),
     (7, STEP, swap(DRAW, "z = ", "generator = torch.Generator().manual_seed(0)\nz = "),
      "another generator gave the same"),
@@ -425,7 +425,7 @@ WRONG = [
     (7, SAMPLE, swap(ALL, LOOP, "range(self.T, -1, -1)"), "range(T, -1, -1)"),
     (7, SAMPLE, swap(ALL, LOOP, "range(self.T)"), "asked for t"),
     (7, SAMPLE, swap(ALL, LOOP, "range(self.T - 1, 0, -1)"), "leaving out the first step"),
-    (7, SAMPLE, swap(ALL, ", device=self.beta.device", ""), "the process is on another device"),
+    (7, SAMPLE, swap(ALL, ", device=self.beta.device", ""), "x_T: what it makes is on the CPU"),
     (7, SAMPLE, swap(ALL, "torch.randn(shape,", "torch.randn(shape[0], 1,"), "expected the shape"),
     (7, SAMPLE, swap(ALL, "x = self.p", "x_0 = self.p"), "x_T is returned"),
     (7, SAMPLE, swap(ALL, "    x = self.p", "    y = self.p"), "x_T is returned"),
@@ -436,15 +436,15 @@ WRONG = [
     (7, SAMPLE, swap(ALL, "x, t, clip, generator)", "x, t, generator=generator)"),
      "clip is not handed on"),
     (7, SAMPLE, swap(ALL, "return x", "return x.clamp(-1, 1)"), "clip is not handed on"),
-    (7, SAMPLE, swap(ALL, "return x", "return [x]"),
-     "sample: expected a torch.Tensor, got a tuple or a list"),
+    (7, SAMPLE, swap(ALL, "return x", "return [x]"), "sample: expected a torch.Tensor, got a t"),
     (7, SAMPLE, swap(ALL, "x = self.p_sample(model, x, t, clip, generator)",
                      "x = self.posterior_sample(self.estimate_x_0(model, x, t, clip), x, t, "
                      "generator)"), "needs gradients"),
     (7, SAMPLE, swap(ALL, "x = self.p_sample(model, x, t, clip, generator)",
-                     "x_0 = self.estimate_x_0(model, x, t, clip)\n    z = torch.randn(shape) "
-                     "if t == self.T else z\n    x = (self.posterior_mean(x_0, x, t) + "
-                     "self.sigma[t] * z * (t > 1)).detach()"), "same noise"),
+                     "x_0 = self.estimate_x_0(model, x, t, clip)\n    z = torch.randn(shape, "
+                     "generator=generator, device=x.device) if t == self.T else z\n"
+                     "    x = self.posterior_mean(x_0, x, t) + self.sigma[t] * z * (t > 1)\n"
+                     "    x = x.detach()"), "same noise"),
     (7, SAMPLE, "for t, x_t, _ in self.reverse_process(model, torch.randn(shape, generator="
      "generator), clip, generator):\n    return x_t", "asked for t = [4], not [4, 3, 2, 1]"),
 ]
