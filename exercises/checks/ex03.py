@@ -1,25 +1,22 @@
 """3: the posterior q(x_{t-1} | x_t, x_0)."""
 import torch
 
-from .kit import Process, expect, formula, on_meta, theirs
-
-BETA = [0.1, 0.3, 0.2, 0.4]
-EQ_7 = "(before ** 0.5 * beta * x_0 + alpha ** 0.5 * (1 - before) * x_t) / (1 - alpha_bar)"
+from .kit import EQ_7, Process, expect, formula, on_meta, theirs
 
 
 @theirs
 def posterior_mean(student, x_0, x_t, t, device="cpu"):
-    process = Process.of(BETA, student.ddpm.DDPM, "posterior_mean").to(device)
+    process = Process.of(student.ddpm.DDPM, "posterior_mean").to(device)
     t = t.to(device) if isinstance(t, torch.Tensor) else t
     return process.posterior_mean(x_0.to(device), x_t.to(device), t)
 
 
 def check(student, x_0, x_t, t, mistakes=()):
     """Expect Bayes' rule, by precision weighting, in float64; the slips are those of Eq. 7."""
-    right = Process(BETA).posterior_mean(x_0.double(), x_t.double(), t)
+    right = Process().posterior_mean(x_0.double(), x_t.double(), t)
     what = f"posterior_mean at t = {torch.as_tensor(t).tolist()}, Eq. 7"
     expect(posterior_mean(student, x_0, x_t, t), right, what, (
-        *mistakes, *formula(EQ_7, BETA, t, x_0=x_0, x_t=x_t).slips()), dtype=torch.float32)
+        *mistakes, *formula(EQ_7, t, x_0=x_0, x_t=x_t).slips()), dtype=torch.float32)
 
 
 def check_the_mean_is_that_of_the_product_of_two_gaussians(student):
@@ -36,9 +33,9 @@ def check_each_image_has_its_own_time(student):
     t, turned = torch.tensor([4, 2, 3]), {"x_0": x_0.transpose(0, 3), "x_t": x_t.transpose(0, 3)}
     check(student, x_0, x_t, t, [
         ("when the time of the first image is used for all",
-         formula(EQ_7, BETA, 4, x_0=x_0, x_t=x_t).value),
+         formula(EQ_7, 4, x_0=x_0, x_t=x_t).value),
         ("when a (B,) tensor of coefficients is laid along the last axis: reshape it to "
-         "(B, 1, 1, 1), as `at` does", formula(EQ_7, BETA, t, **turned).value.transpose(0, 3))])
+         "(B, 1, 1, 1), as `at` does", formula(EQ_7, t, **turned).value.transpose(0, 3))])
     on_meta(lambda: posterior_mean(student, x_0, x_t, t, "meta"), "posterior_mean")
 
 

@@ -4,23 +4,18 @@ import itertools
 
 import torch
 
-from .kit import (SAYS, Model, Process, built_on_those_above, coefficients, demand, expect,
-                  expect_noise, formula, on_meta, plain, refused, same, tensor, theirs, walked)
+from .kit import (BAR, BETA, EQ_7, SAYS, Model, Process, built_on_those_above, coefficients, demand,
+                  expect, expect_noise, formula, on_meta, plain, refused, same, tensor, theirs,
+                  walked)
 
-BETA = [0.1, 0.3, 0.2, 0.5]
 METHODS = ("p_sample", "estimate_x_0", "posterior_sample", "reverse_process", "sample")
 X_0_HAT = ("(x_t - (1 - alpha_bar) ** 0.5 * eps_theta) / alpha_bar ** 0.5", "x_0_theta",
            "alpha_bar ** 0.5 * x_t - (1 - alpha_bar) ** 0.5 * v_theta")      # of each variant
-EQ_7 = ("before ** 0.5 * beta / (1 - alpha_bar) * x_0_hat"
-        " + alpha ** 0.5 * (1 - before) / (1 - alpha_bar) * x_t")
 LINE_4 = "(x_t - beta / (1 - alpha_bar) ** 0.5 * eps_theta) / alpha ** 0.5"
 
 
 def lend(student, variance="beta", beta=BETA, device="cpu"):
-    process = Process.of(beta, student.ddpm.DDPM, *METHODS, variance=variance)
-    for name in (*coefficients(beta), "sigma"):
-        setattr(process, name, getattr(process, name).to(device))
-    return process
+    return Process.of(student.ddpm.DDPM, *METHODS, beta=beta, variance=variance).to(device)
 
 
 def seeded(seed, other):
@@ -41,7 +36,7 @@ def step(student, name, x_t, says, t, clip=False, variance="beta", seeds=(0, 0))
 @theirs
 def reverse(student, x_T, says, clip=True, seeds=None):
     """Return what reverse_process yields, [as it was then, as it is in the end]."""
-    model, then, now = Model(says, BETA, student.variant), [], []
+    model, then, now = Model(says, student.variant), [], []
     g = seeded(*seeds) if seeds else None
     steps = lend(student).reverse_process(model, x_T, clip=clip, generator=g)
     for each in itertools.islice(steps, 20) if hasattr(steps, "__iter__") else ():
@@ -52,7 +47,7 @@ def reverse(student, x_T, says, clip=True, seeds=None):
 
 @theirs
 def sample(student, shape, says, clip=True, variance="beta", beta=BETA, seeds=None):
-    model, x, raised = Model(says, beta, student.variant), None, ""
+    model, x, raised = Model(says, student.variant, beta), None, ""
     g, process = seeded(*seeds) if seeds else None, lend(student, variance, beta)
     try:
         x = process.sample(model, tuple(shape), clip=clip, generator=g)
@@ -81,7 +76,7 @@ def numbers(student):
 
 def guess(student, x_t, says, t, clip):
     """Return x_0_hat as it should be, and an iterator of pairs (mistake, what it gives)."""
-    each = [formula(text, BETA, t, x_t=x_t, **{f"{name}_theta": says})
+    each = [formula(text, t, x_t=x_t, **{f"{name}_theta": says})
             for text, name in zip(X_0_HAT, SAYS, strict=True)]
     right, mine = each[student.variant], SAYS[student.variant]
     far = right.value
@@ -123,7 +118,7 @@ def check_one_step_has_the_mean_of_algorithm_2(student, cases=((3, False), (2, T
     x_t, says = numbers(student)
     for t, clip in cases:
         (x_0_hat, wrong), (far, _) = (guess(student, x_t, says, t, each) for each in (clip, False))
-        mean = functools.partial(formula, EQ_7, BETA, t, x_t=x_t)
+        mean = functools.partial(formula, EQ_7.replace("x_0", "x_0_hat"), t, x_t=x_t)
         for name, given in (("posterior_sample", x_0_hat.float()), ("p_sample", says)):
             what = f"{name} at t = {t}" + f" with clip={clip}" * (name == "p_sample")
             z, got = (tensor(step(student, name, *each), what, x_t.shape, torch.float32)
@@ -134,13 +129,13 @@ def check_one_step_has_the_mean_of_algorithm_2(student, cases=((3, False), (2, T
             expect(got - z, mean(x_0_hat=x_0_hat), f"the mean of {what}, Algorithm 2, line 4",
                    clipped if name == "posterior_sample" else itertools.chain(
                 clipped, ((words, mean(x_0_hat=value).value) for words, value in wrong),
-                formula(LINE_4, BETA, t, x_t=x_t, eps_theta=says).slips()
+                formula(LINE_4, t, x_t=x_t, eps_theta=says).slips()
                 if student.variant == 0 and not clip else ()))
 
 
 def sigma(student, variance, t):
     """Return sigma_t, its choices by name, of a process made with this variance."""
-    beta, tilde = (coefficients(BETA)[name][t].item() for name in ("beta", "beta_tilde"))
+    beta, tilde = (coefficients()[name][t].item() for name in ("beta", "beta_tilde"))
     named = beta if variance == "beta" else tilde
     right = (named, tilde, (beta * tilde) ** 0.5)[student.variant] ** 0.5
     return right, [("when the variance stands where the deviation belongs", right ** 2),
@@ -258,8 +253,8 @@ def check_all_of_sampling_gives_the_data(student):
     expect_noise(x[0], 1.0, student.seed, "x_T, which is drawn from N(0, I)")
     z = torch.zeros_like(x[0])
     for t, x_t, after in zip((4, 3, 2), x, x[1:], strict=False):
-        x_0_hat, before = coefficients(BETA)["alpha_bar"][t] ** 0.5 * x_t, z
-        mean = formula(EQ_7, BETA, t, x_0_hat=x_0_hat, x_t=x_t).value
+        x_0_hat, before = BAR[t] ** 0.5 * x_t, z
+        mean = formula(EQ_7, t, x_0=x_0_hat, x_t=x_t).value
         z = (after - mean).float() / sigma(student, "beta", t)[0]
         demand(not same(z, before), "sample: every step adds the same noise. Draw z anew.")
         expect_noise(z, 1.0, student.seed, f"z in the step of sample from t = {t}")

@@ -6,11 +6,9 @@ from unittest import mock
 
 import torch
 
-from .kit import (Formula, Model, Process, built_on_those_above, coefficients, demand,
+from .kit import (BAR, BETA, Formula, Model, Process, built_on_those_above, coefficients, demand,
                   expect, expect_noise, formula, on_meta, refused, same, tensor, theirs, walked)
 
-BETA = [0.1, 0.3, 0.2, 0.5]
-BAR = [1.0, 0.9, 0.63, 0.504, 0.252]                 # alpha_bar_0..alpha_bar_4
 EQ_15 = "(x_t - (1 - alpha_bar) ** 0.5 * eps_theta) / alpha_bar ** 0.5"      # of Ho et al.
 EQ_12 = "alpha_bar_s ** 0.5 * x_0_hat + (1 - alpha_bar_s - sigma ** 2) ** 0.5 * eps"
 EQ_16 = "eta * ((1 - alpha_bar_s) / (1 - alpha_bar)) ** 0.5 * (1 - alpha_bar / alpha_bar_s) ** 0.5"
@@ -32,17 +30,17 @@ def lent(student, step=None):
 @theirs
 def jump(student, x_t, says, t, s, eta=None, clip=False, seed=0, other=0):
     """Return x_s and what the model was asked; other: the seed of torch's own random numbers."""
-    model, g = Model(says, BETA), torch.Generator().manual_seed(seed)
+    model, g = Model(says), torch.Generator().manual_seed(seed)
     torch.manual_seed(other)
     with lent(student) as module:
-        return [module.step(Process(BETA), model, x_t, t, s, clip=clip, generator=g,
+        return [module.step(Process(), model, x_t, t, s, clip=clip, generator=g,
                             **({} if eta is None else {"eta": eta})), model.asked]
 
 
 @theirs
 def sample(student, x_T, says, times, eta=0.0, clip=True, seed=0, other=0):
     """Return x_0 and what was done on the way; jumps are pairs (t, s)."""
-    model, step, jumps, before = Model(says, BETA), student.ddim.step, [], list(times)
+    model, step, jumps, before = Model(says), student.ddim.step, [], list(times)
     x, raised, g = None, "", torch.Generator().manual_seed(seed)
     torch.manual_seed(other)
 
@@ -53,7 +51,7 @@ def sample(student, x_T, says, times, eta=0.0, clip=True, seed=0, other=0):
 
     with lent(student, kept) as module:
         try:
-            x = module.sample(Process(BETA), model, x_T, times, eta, clip, g)
+            x = module.sample(Process(), model, x_T, times, eta, clip, g)
         except (ValueError, IndexError) as error:
             raised = f"{'Value' if isinstance(error, ValueError) else 'Index'}Error: {error}"
     return {"x": x, "asked": model.asked, "raised": raised, "jumps": jumps,
@@ -63,9 +61,7 @@ def sample(student, x_T, says, times, eta=0.0, clip=True, seed=0, other=0):
 @theirs
 def elsewhere(student, name):
     """Return what step makes on torch's meta device: x_s, or the t that it gives the model."""
-    process, model, x_t = Process(BETA), Model(0.0), torch.zeros(2, 3, device="meta")
-    for each in coefficients(BETA):
-        setattr(process, each, getattr(process, each).to("meta"))
+    process, model, x_t = Process().to("meta"), Model(0.0), torch.zeros(2, 3, device="meta")
     process.predict_x_0 = process.estimate_x_0 = lambda *given, **how: torch.zeros_like(x_t)
     with lent(student) as module:
         x_s = module.step(process, model, x_t, 4, 2, 1.0)
@@ -76,8 +72,8 @@ def at(t, s):
     """Return what `Formula` asks for: coefficients of t and s, or of neighbours."""
     def shifted(shift):
         there = {name: values[min(max(t + shift, 0), 4)]
-                 for name, values in coefficients(BETA).items() if name in ("beta", "alpha_bar")}
-        return {**there, "alpha_bar_s": coefficients(BETA)["alpha_bar"][min(max(s + shift, 0), 4)]}
+                 for name, values in coefficients().items() if name in ("beta", "alpha_bar")}
+        return {**there, "alpha_bar_s": coefficients()["alpha_bar"][min(max(s + shift, 0), 4)]}
     return shifted
 
 
@@ -122,7 +118,7 @@ def check_a_jump_has_the_mean_of_eq_12(student, cases=CASES):
     """The same generator draws the same z, so that a difference of two jumps is without it."""
     x_t, says = numbers(student)
     for t, s, eta, clip in cases:
-        far = formula(EQ_15, BETA, t, x_t=x_t, eps_theta=says)
+        far = formula(EQ_15, t, x_t=x_t, eps_theta=says)
         x_0_hat = far.value.clamp(-1, 1) if clip else far.value
         what = f"a jump from t = {t} to s = {s} with eta = {eta} and clip={clip}"
         z, got = (tensor(jump(student, *each)[0], what, x_t.shape, torch.float32) for each in (
@@ -141,7 +137,7 @@ def check_a_jump_has_the_mean_of_eq_12(student, cases=CASES):
              (mean(x_0_hat).value + z).clamp(-1, 1) - z)],
             ((words, mean(value).value) for words, value in far.slips() if not clip)))
         if eta == 1 and s == t - 1:
-            expect(got - z, Process(BETA).posterior_mean(x_0_hat, x_t, t), f"the mean of {what}, "
+            expect(got - z, Process().posterior_mean(x_0_hat, x_t, t), f"the mean of {what}, "
                    "which is that of Algorithm 2, Eq. 7 of Ho et al.")
 
 
@@ -151,7 +147,7 @@ def check_eta_1_and_one_step_is_algorithm_2(student):
     zero = torch.zeros(500, 3, 4, 4)
     for t in (4, 3, 2):
         check_a_jump_has_the_mean_of_eq_12(student, [(t, t - 1, 1.0, True), (t, t - 1, 1.0, False)])
-        expect_noise(jump(student, zero, zero, t, t - 1, 1.0)[0], coefficients(BETA)["beta_tilde"][
+        expect_noise(jump(student, zero, zero, t, t - 1, 1.0)[0], coefficients()["beta_tilde"][
             t].item() ** 0.5, 0, f"a jump from t = {t} to {t - 1} with eta = 1")
 
 

@@ -4,9 +4,8 @@ import math
 import torch
 
 from .formula import Formula
-from .kit import Odd, Process, Raised, demand, expect, tensor, theirs
+from .kit import BAR, Odd, Raised, demand, expect, tensor, theirs
 
-BETA = [0.1, 0.3, 0.2, 0.5]
 MEANS = torch.tensor([[-0.8, 0.3], [0.5, 0.9], [0.2, -0.6]], dtype=torch.float64)
 STDS = torch.tensor([0.3, 0.5, 0.2], dtype=torch.float64)
 WEIGHTS = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
@@ -23,7 +22,7 @@ def log_parts(x, a):
 
 def eps_of(log_density, x_t, t):
     """-sqrt(1 - alpha_bar_t) times the gradient of log_density(x, alpha_bar_t)."""
-    a = Process(BETA).exact.alpha_bar[t][:, None]
+    a = BAR[t][:, None]
     with torch.enable_grad():
         x = x_t.double().detach().requires_grad_()
         score, = torch.autograd.grad(log_density(x, a).sum(), x)

@@ -22,6 +22,12 @@ DTYPES = {str(dtype): dtype for dtype in (
     torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)}
 
 
+BETA = [0.1, 0.3, 0.2, 0.5]                          # of the chain that most checks take
+EQ_4 = "alpha_bar ** 0.5 * x_0 + (1 - alpha_bar) ** 0.5 * eps"
+EQ_7 = "(before ** 0.5 * beta * x_0 + alpha ** 0.5 * (1 - before) * x_t) / (1 - alpha_bar)"
+SAYS = ("eps", "x_0", "v")                           # what the network of a variant predicts
+
+
 class Wrong(AssertionError):
     """An answer is not right; the message is for the student."""
 
@@ -72,7 +78,7 @@ def plain(value):
     return Odd(f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins."))
 
 
-def coefficients(beta):
+def coefficients(beta=BETA):
     """Return {name: (T + 1,) float64} of beta_1..beta_T, by the definitions of sec. 2 and Eq. 7."""
     beta = torch.tensor([0.0, *beta], dtype=torch.float64)
     alpha_bar, beta_tilde = (1 - beta).cumprod(0), torch.zeros_like(beta)
@@ -81,18 +87,21 @@ def coefficients(beta):
             "one_minus_alpha_bar": 1 - alpha_bar, "beta_tilde": beta_tilde}
 
 
-def formula(text, beta, t, **variables):
-    """Make a `Formula` with alpha_bar_t, alpha_bar_{t-1} (`before`), alpha_t and beta_t.
+BAR = coefficients()["alpha_bar"]
+
+
+def formula(text, t, **variables):
+    """Make a `Formula` with that chain's alpha_bar_t, alpha_bar_{t-1} (`before`), alpha_t, beta_t.
 
     t: int, or (B,) times of variables (B, ...); times are moved to 0..T where a slip leaves it.
     """
-    c, dim = coefficients(beta), max([1, *(value.dim() for value in variables.values()
+    c, dim = coefficients(), max([1, *(value.dim() for value in variables.values()
                                            if isinstance(value, torch.Tensor))])
     t = torch.as_tensor(t)
 
     def at(shift):
         def value(name, back=0):
-            found = c[name][(t + shift - back).clamp(0, len(beta))]
+            found = c[name][(t + shift - back).clamp(0, len(BETA))]
             return found.reshape([-1] + [1] * (dim - 1)) if t.dim() else found
         return {"alpha_bar": value("alpha_bar"), "before": value("alpha_bar", 1),
                 "alpha": value("alpha"), "beta": value("beta"),
@@ -102,9 +111,9 @@ def formula(text, beta, t, **variables):
 
 
 class Process:
-    """A DDPM of our own.  `of(beta, DDPM, "q_sample")` lends it methods of the student."""
+    """A DDPM of our own.  `of(DDPM, "q_sample")` lends it methods of the student."""
 
-    def __init__(self, beta, variance="beta"):
+    def __init__(self, beta=BETA, variance="beta"):
         self.T = len(beta)
         self.exact = SimpleNamespace(**coefficients(beta))
         for name, value in vars(self.exact).items():
@@ -160,7 +169,7 @@ class Process:
         return self
 
     @classmethod
-    def of(cls, beta, DDPM, *names, variance="beta"):
+    def of(cls, DDPM, *names, beta=BETA, variance="beta"):
         methods = {name: DDPM.__dict__[name] for name in names}
         return type("Process", (cls,), methods)(beta, variance)
 
@@ -173,9 +182,6 @@ def only(*variants):
     return mark
 
 
-SAYS = ("eps", "x_0", "v")                           # what the network of a variant predicts
-
-
 class Model(torch.nn.Module):
     """A model that keeps what it is asked, as data, and has a weight, as networks have.
 
@@ -183,7 +189,7 @@ class Model(torch.nn.Module):
     x_0 ~ N(m, s^2), and predicts what the network of a variant does.
     """
 
-    def __init__(self, says, beta=(), variant=0):
+    def __init__(self, says, variant=0, beta=BETA):
         super().__init__()
         self.says, self.bar, self.variant = says, coefficients(beta)["alpha_bar"].float(), variant
         self.asked, self.one = [], torch.nn.Parameter(torch.ones(()))
