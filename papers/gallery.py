@@ -26,6 +26,7 @@ COMMANDS = {                                         # of each program, but for 
     "improved_ddpm": "--n 4",
     "score_sde": f"{CORE} --n 16",
     "ncsn": CORE,
+    "score_matching": CORE,
     "compare": f"{CORE} --n 64",
     "classifier_guidance": CORE,
     "classifier_free_guidance": "",

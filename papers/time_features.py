@@ -4,7 +4,7 @@ Tancik et al. 2020, "Fourier Features Let Networks Learn High Frequency Function
 Domains" (arXiv:2006.10739), Eq. 5 to 7; Song et al. 2021, "Score-Based Generative Modeling through
 Stochastic Differential Equations" (arXiv:2011.13456), appendix H.2.
 
-    python -m papers.time_features [--checkpoint F] [--steps 1500]
+    python -m papers.time_features [--checkpoint F] [--steps 2500]
 
 DDPM writes t as sinusoids, from fast to slow.  NCSN++ of Song et al. draws its frequencies, once:
 cos(2 pi b v) and sin(2 pi b v) with b ~ N(0, s^2), s = 16, v = log sigma (the logarithm is in the
@@ -188,7 +188,7 @@ def run(args):
 
 def main(argv=None):
     parser = flags(__doc__, "time_features.png")
-    parser.add_argument("--steps", type=integer(1), default=1500, help="of training (1500)")
+    parser.add_argument("--steps", type=integer(1), default=2500, help="of training (2500)")
     program(parser, run, argv)
 
 

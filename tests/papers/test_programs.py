@@ -20,6 +20,7 @@ PROGRAMS = {
     "ncsn": {"--n": 1, "--steps": 1},
     "pndm": {},
     "repaint": {"--n": 1, "--steps": 1, "--r": 1, "--j": 1},
+    "score_matching": {"--n": 1},
     "score_sde": {"--n": 2},
     "sdedit": {"--n": 1},
     "super_resolution": {"--n": 2, "--samples": 2},
