@@ -166,7 +166,7 @@ def draw_figure(ddpm, found, first):
     for name in ("t / T", "sinusoids", "Fourier, s = 16", "Fourier of log sigma, s = 16"):
         right.plot(t.cpu(), first[name](x, t)[:, 1].cpu(), color=colors[name], lw=1, label=name)
     right.plot(t.cpu(), Mixture(ddpm, MEANS, STD)(x, t)[:, 1].cpu(), "k--", lw=1.5, label="eps*")
-    right.set(xlabel="t", title=f"eps_theta at x_t = {tuple(POINT.tolist())}, second coordinate")
+    right.set(xlabel="t", title="eps_theta at ({:g}, {:g}), second coordinate".format(*POINT))
     for axes in (left, middle, right):
         axes.legend(fontsize=8)
     return figure

@@ -137,6 +137,7 @@ def test_a_network_has_two_outputs_or_is_minus_the_gradient_of_one():
         else:
             assert torch.equal(model(x), layers(x))
         assert (share(model, x, noise()) < 1e-6) == energy       # untrained, already
+        assert layers[-1].out_features == (1 if energy else 2)
         assert model(x).shape == (5, 2) and model(x).requires_grad          # so that it can learn
 
 
