@@ -27,6 +27,7 @@ COMMANDS = {                                         # of each program, but for 
     "improved_ddpm": "--n 4",
     "score_sde": f"{CORE} --n 16",
     "ncsn": CORE,
+    "score_matching": CORE,
     "compare": f"{CORE} --n 64",
     "classifier_guidance": CORE,
     "classifier_free_guidance": "",
@@ -35,6 +36,7 @@ COMMANDS = {                                         # of each program, but for 
     "dps": CORE,
     "super_resolution": "",
     "latent_diffusion": "",
+    "time_features": CORE,
 }
 PAGE = """<!doctype html>
 <meta charset="utf-8">

@@ -21,9 +21,11 @@ PROGRAMS = {
     "pndm": {},
     "processes": {},
     "repaint": {"--n": 1, "--steps": 1, "--r": 1, "--j": 1},
+    "score_matching": {"--n": 1},
     "score_sde": {"--n": 2},
     "sdedit": {"--n": 1},
     "super_resolution": {"--n": 2, "--samples": 2},
+    "time_features": {"--steps": 1},
     "variational_bound": {"--n": 2},
 }
 HAVE_DATA = "ddim", "experiments", "score_sde", "variational_bound"

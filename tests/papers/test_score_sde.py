@@ -1,4 +1,4 @@
-"""The SDE, its solvers and its likelihood against closed forms, at times that are not whole too."""
+"""The SDEs, their solvers and likelihood against closed forms, at times that are not whole too."""
 import math
 import warnings
 
@@ -12,8 +12,8 @@ import data
 from ddpm import DDPM
 from papers import score_sde, variational_bound
 from papers.kit.analytic import Mixture, score_from_eps
-from papers.score_sde import (VPSDE, adaptive, bits_per_dim, euler_maruyama, heun, log_likelihood,
-                              predictor_corrector)
+from papers.score_sde import (SubVPSDE, VESDE, VPSDE, adaptive, bits_per_dim, euler_maruyama, heun,
+                              log_likelihood, predictor_corrector)
 from schedules import cosine_beta_schedule, linear_beta_schedule
 from train import L_simple
 
@@ -54,7 +54,69 @@ SAMPLERS = [lambda *args: euler_maruyama(*args, 7, noise()), lambda *args: heun(
             lambda *args: adaptive(*args)[0]]
 
 
-# ---- the SDE ----
+SDES = [VPSDE, VESDE, SubVPSDE]
+every_sde = pytest.mark.parametrize("sde", SDES)
+
+
+def kernel(sde, a):
+    """m and s of N(m x_0, s^2 I), Eq. 29, where s / m is that of alpha_bar = a in our chain."""
+    sigma = math.sqrt((1 - a) / a)
+    m = {VPSDE: math.sqrt(a), VESDE: 1.0,
+         SubVPSDE: (math.sqrt(sigma ** 2 + 4) - sigma) / 2}[sde]            # (1 - m^2) / m = sigma
+    return m, {VPSDE: math.sqrt(1 - m ** 2), VESDE: sigma, SubVPSDE: 1 - m ** 2}[sde]
+
+
+def clock(t):
+    return math.log(-math.log(ALPHA_BAR[t]))
+
+
+# ---- the SDEs ----
+
+@every_sde
+@pytest.mark.parametrize("t", [1, 4, 8])
+def test_k_makes_the_kernels_of_eq_29_of_the_kernel_of_the_chain(sde, t):
+    k, _ = sde(strong(), None).k(clock(t))
+    expected = kernel(sde, ALPHA_BAR[t])
+    assert k * math.sqrt(ALPHA_BAR[t]) == pytest.approx(expected[0], rel=1e-12)
+    assert k * math.sqrt(1 - ALPHA_BAR[t]) == pytest.approx(expected[1], rel=1e-12)
+
+
+@pytest.mark.parametrize("B", [1e-3, 0.3, 2.0, 10.1])
+def test_drift_and_diffusion_are_those_of_eq_9_11_and_12(B):
+    """In the clocks of the paper: sigma^2 of the VE SDE, the integral of beta of the others."""
+    (k, f), (k_ve, f_ve), (k_sub, f_sub) = (sde(strong(), None).k(math.log(B)) for sde in SDES)
+    assert (k, f) == (1, -0.5)
+    assert f_ve == 0 and k_ve ** 2 == pytest.approx(math.exp(B))           # d sigma^2 / dB
+    h = 1e-4 * B
+    S = [-2 * math.log(kernel(SubVPSDE, math.exp(-b))[0]) for b in (B - h, B, B + h)]
+    dS = (S[2] - S[0]) / (2 * h)
+    assert f_sub == pytest.approx(-dS / 2, rel=1e-6)
+    assert k_sub ** 2 == pytest.approx(dS * -math.expm1(-2 * S[1]), rel=1e-6)
+
+
+@every_sde
+def test_forward_in_small_steps_the_marginals_are_those_of_eq_29(sde):
+    """The recursion of mean and variance of x + f x h + k sqrt(h) z, from t = 1 to 8, converges."""
+    def gap(n):
+        (m, s), expected = (kernel(sde, ALPHA_BAR[t]) for t in (1, 8))
+        B, h = -math.log(ALPHA_BAR[1]), math.log(ALPHA_BAR[1] / ALPHA_BAR[8]) / n
+        v = s ** 2
+        for i in range(n):
+            k, f = sde(strong(), None).k(math.log(B + (i + 0.5) * h))
+            m, v = m * (1 + h * f), (1 + h * f) ** 2 * v + h * k ** 2
+        return abs(m / expected[0] - 1) + abs(math.sqrt(v) / expected[1] - 1)
+
+    assert gap(500) < 0.01 and gap(1000) < 0.55 * gap(500)
+
+
+@every_sde
+def test_the_score_is_that_of_the_kernel_at_whole_times_and_in_between(sde):
+    parts = [[0.5, -1.0], [0.2, 1.0]], [0.2, 0.4], [1, 3]
+    mixture, x = Mixture(None, torch.tensor(parts[0]), *parts[1:]), torch.randn(5, 2).double()
+    for a in (ALPHA_BAR[1], ALPHA_BAR[8], math.sqrt(ALPHA_BAR[2] * ALPHA_BAR[3])):
+        m, s = kernel(sde, a)
+        got = sde(strong(), perfect(*parts)).score(m * x, math.log(-math.log(a)))
+        torch.testing.assert_close(got, mixture.score(m * x, m * m, s * s), rtol=1e-6, atol=1e-6)
 
 @pytest.mark.parametrize("beta", [STRONG, linear_beta_schedule(), cosine_beta_schedule(),
                                   cosine_beta_schedule(7), [0.995]])
@@ -82,14 +144,16 @@ def test_the_score_is_that_of_analytic_at_whole_times_and_the_perfect_one_in_bet
     assert times[0].tolist() == pytest.approx([2.5] * 5) and times[0].dtype == torch.float32
 
 
+@every_sde
 @pytest.mark.parametrize("t", [1.5, 4.2, 7.9])
-def test_the_flow_moves_the_density_as_the_fokker_planck_equation_says(t):
+def test_the_flow_moves_the_density_as_the_fokker_planck_equation_says(sde, t):
     """d/dB log p along the flow is minus its divergence, here for one dimension by differences."""
     def log_p(x, B):
-        return mixture.log_density(x, math.exp(-B), -math.expm1(-B))
+        m, s = kernel(kind, math.exp(-B))
+        return mixture.log_density(x, m * m, s * s)
 
     mixture, h = Mixture(None, torch.tensor([[-1.0], [0.7]]), [0.3, 0.2], [1, 2]), 1e-4
-    sde = VPSDE(strong(), perfect([[-1.0], [0.7]], [0.3, 0.2], [1, 2]))
+    kind, sde = sde, sde(strong(), perfect([[-1.0], [0.7]], [0.3, 0.2], [1, 2]))
     B = np.interp(t, range(9), -np.log(ALPHA_BAR))
     x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
     slope = sde.flow(x, math.log(B)) / B                        # dx/dB
@@ -113,6 +177,21 @@ def test_euler_maruyama_at_whole_times_takes_the_steps_of_eq_6_with_the_beta_of_
     assert torch.stack(times)[:, 0].tolist() == pytest.approx([8, 7, 6, 5, 4, 3, 2, 1], abs=1e-5)
 
 
+def test_of_the_ve_sde_the_steps_are_those_of_eq_8_backwards():
+    """x_s = x_t + (sigma_t^2 - sigma_s^2) score + sqrt(sigma_t^2 - sigma_s^2) z: Algorithm 2's."""
+    sigma = [math.sqrt((1 - a) / a) for a in ALPHA_BAR]
+    x_T = torch.randn(3, 2, dtype=torch.float64)
+    x_0 = euler_maruyama(strong(), spy([]), x_T, 7, noise(4), VESDE)
+    x, generator = math.sqrt(1 + sigma[8] ** 2) * x_T, noise(4)
+    for t in range(8, 1, -1):
+        v = sigma[t] ** 2 - sigma[t - 1] ** 2
+        score = -0.3 * x / math.sqrt(1 + sigma[t] ** 2) / sigma[t]
+        z = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        x = x + v * score + math.sqrt(v) * z
+    expected = x - sigma[1] * 0.3 * x / math.sqrt(1 + sigma[1] ** 2)       # Tweedie
+    torch.testing.assert_close(x_0, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_predictor_and_corrector_at_whole_times_are_those_of_algorithms_3_and_5():
     times, x_T = [], torch.randn(3, 2, 2, dtype=torch.float64)
     x_0 = predictor_corrector(strong(), spy(times), x_T, 7, 0.4, noise(4))
@@ -132,7 +211,7 @@ def test_predictor_and_corrector_at_whole_times_are_those_of_algorithms_3_and_5(
 
 
 @pytest.mark.parametrize("sampler", [
-    lambda *args: euler_maruyama(*args, 200, noise()),
+    *(lambda *args, sde=sde: euler_maruyama(*args, 200, noise(), sde) for sde in SDES),
     lambda *args: predictor_corrector(*args, 100, generator=noise()),
     lambda *args: heun(*args, 40), lambda *args: adaptive(*args, 1e-4, 1e-4)[0]])
 def test_from_x_T_of_q_every_sampler_draws_the_data(sampler):
@@ -178,6 +257,16 @@ def test_the_ode_keeps_the_quantiles_of_a_gaussian_and_heun_is_of_order_2():
     for tolerance in (1e-1, 1e-3, 1e-5):
         x, fewer = adaptive(strong(), model, x_T, tolerance, tolerance)
         assert (x - expected).abs().max() < tolerance and fewer < evaluations
+
+
+@every_sde
+def test_from_one_x_T_the_odes_of_all_sdes_end_at_one_x_0(sde):
+    model = perfect([[-0.8], [0.5]], [0.3, 0.2], [1, 3])
+    x_T = torch.randn(6, 1, dtype=torch.float64)
+    expected, _ = adaptive(strong(), model, x_T, 1e-9, 1e-9)
+    x_0, evaluations = adaptive(strong(), model, x_T, 1e-9, 1e-9, sde)
+    torch.testing.assert_close(x_0, expected, rtol=1e-6, atol=1e-6)
+    assert 100 < evaluations < 3000
 
 
 def test_heun_and_the_adaptive_solver_ask_from_T_to_1_and_say_how_often():
@@ -255,6 +344,19 @@ def test_what_cannot_be_solved_is_said(factor):
 
 
 # ---- likelihood ----
+
+@every_sde
+@pytest.mark.parametrize("D", [1, 3])
+def test_on_gaussian_data_the_likelihood_of_every_sde_is_the_closed_form(sde, D):
+    """The ODE keeps each quantile of N(m mu, v): dx_T / dx_1 = sqrt(v_T / v_1)."""
+    mu, std, x_1 = 0.3, 0.5, torch.randn(5, D, dtype=torch.float64)
+    (m_1, s_1), (m_T, s_T) = (kernel(sde, ALPHA_BAR[t]) for t in (1, 8))
+    root = math.sqrt((m_T ** 2 * std ** 2 + s_T ** 2) / (m_1 ** 2 * std ** 2 + s_1 ** 2))
+    x_T = m_T * mu + root * (x_1 - m_1 * mu)
+    log_N = torch.distributions.Normal(0, math.hypot(m_T, s_T)).log_prob(x_T).sum(1)
+    got = log_likelihood(strong(), gaussian(mu, std, D=D), x_1, 1e-9, 1e-9, sde=sde)
+    torch.testing.assert_close(got, log_N + D * math.log(root), rtol=1e-6, atol=1e-6)
+
 
 @pytest.mark.parametrize("D", [1, 3])
 def test_on_gaussian_data_the_likelihood_is_the_closed_form(D):
@@ -411,8 +513,11 @@ def test_the_program_draws_samples_and_counts_bits(trained, tmp_path, capsys, mo
 
     (drawn, ode, chain), = kept
     assert asked == [("euler_maruyama", 100, 1), ("predictor_corrector", 50, 1), ("heun", 50, 0),
-                     ("adaptive", 0)]
-    assert [count for _, count in drawn.values()] == [101, 101, 101, 17]
+                     ("adaptive", 0), *(("adaptive", 1e-3, 1e-3, sde, 0) for sde in SDES)]
+    assert [count for _, count in drawn.values()] == [101, 101, 101, 17, 17, 17, 17]
+    for k, sde in enumerate(SDES):
+        assert (f"ODE to 1e-3, {sde.__name__}: 17 evaluations, at an RMS distance from VPSDE of "
+                f"{k:.4f}") in out
     assert all(torch.equal(x_0, x_T + k) for k, (x_0, _) in enumerate(drawn.values(), 1))
     (x, (L, _)), = scored
     test, _ = data.load("digits", 8, 1, "test")
