@@ -4,10 +4,11 @@ import itertools
 
 import torch
 
-from .kit import (BAR, BETA, EQ_7, SAYS, Model, Process, built_on_those_above, coefficients, demand,
+from .kit import (BAR, BETA, EQ_7, SAYS, Model, Process, coefficients, demand,
                   expect, expect_noise, formula, on_meta, plain, refused, same, tensor, theirs,
                   walked)
 
+LADDER = True                                        # see run.run
 METHODS = ("p_sample", "estimate_x_0", "posterior_sample", "reverse_process", "sample")
 X_0_HAT = ("(x_t - (1 - alpha_bar) ** 0.5 * eps_theta) / alpha_bar ** 0.5", "x_0_theta",
            "alpha_bar ** 0.5 * x_t - (1 - alpha_bar) ** 0.5 * v_theta")      # of each variant
@@ -103,13 +104,11 @@ def check_x_0_hat_is_what_the_prediction_stands_for(student, clip=False):
         expect(got, right, f"estimate_x_0 at t = {t} with clip={clip}", wrong, dtype=torch.float32)
 
 
-@built_on_those_above
 def check_x_0_hat_is_clipped_if_clip_is_true(student):
     """To [-1, 1], in which images lie."""
     check_x_0_hat_is_what_the_prediction_stands_for(student, True)
 
 
-@built_on_those_above
 def check_one_step_has_the_mean_of_algorithm_2(student, cases=((3, False), (2, True), (4, True))):
     """mu_tilde_t(x_t, x_0_hat), Eq. 7, which is line 4 where nothing is clipped.
 
@@ -144,7 +143,6 @@ def sigma(student, variance, t):
                    ("when no noise is added", 0.0), ("when the noise is not scaled", 1.0)]
 
 
-@built_on_those_above
 def check_one_step_has_the_deviation_sigma_t(student):
     """All that is left where x_t and the prediction are 0; of both of the variances of sec. 3.2."""
     zero = torch.zeros(500, 3, 4, 4)
@@ -157,7 +155,6 @@ def check_one_step_has_the_deviation_sigma_t(student):
         expect_noise(got, right, 0, what, wrong)
 
 
-@built_on_those_above
 def check_the_last_step_is_deterministic(student):
     """Algorithm 2, line 3: z = 0 at t = 1.  The mean is x_0_hat."""
     x_t, says = numbers(student)
@@ -176,7 +173,6 @@ def threes(steps):
     return steps
 
 
-@built_on_those_above
 def check_reverse_process_shows_every_step(student):
     """Yields t = T, ..., 0 with x_t and x_0_hat; at t = 0 both are x_0."""
     x_T = torch.linspace(-1, 1, 24).reshape(2, 3, 2, 2)
@@ -210,7 +206,6 @@ def sampled(student, shape, says, clip=True, variance="beta", beta=BETA):
     return tensor(x, "sample", shape, torch.float32), [x_t for x_t, _ in asked], graph
 
 
-@built_on_those_above
 def check_sample_asks_for_T_to_1_in_order(student):
     """Algorithm 2, line 2: for t = T, ..., 1.  What it returns is x_0_hat of x_1."""
     for clip in (True, False):
@@ -223,7 +218,6 @@ def check_sample_asks_for_T_to_1_in_order(student):
     sampled(student, [2, 2], 0.0, beta=[0.5])
 
 
-@built_on_those_above
 def check_the_generator_fixes_the_noise(student):
     """The same generator, the same x_{t-1}; no noise from anywhere else."""
     x_t = torch.zeros(50, 1)
@@ -239,7 +233,6 @@ def check_the_generator_fixes_the_noise(student):
         demand(not same(one, three), f"{name}: another generator gave the same noise, or none")
 
 
-@built_on_those_above
 def check_all_of_sampling_gives_the_data(student):
     """One point comes back exactly.  Where x_0 ~ N(0, 1), x_T and every step are drawn anew."""
     x_0, _, graph = sampled(student, [100, 2], [0.3, 0.0], variance="beta_tilde")
@@ -260,7 +253,6 @@ def check_all_of_sampling_gives_the_data(student):
         expect_noise(z, 1.0, student.seed, f"z in the step of sample from t = {t}")
 
 
-@built_on_those_above
 def check_all_is_on_the_device_of_x_t(student):
     check_one_step_has_the_mean_of_algorithm_2(student, ((2, True),))
     check_sample_asks_for_T_to_1_in_order(student)
@@ -272,7 +264,6 @@ def check_all_is_on_the_device_of_x_t(student):
         on_meta(lambda name=name: elsewhere(student, name), f"{name}, {what}", hint)
 
 
-@built_on_those_above
 def check_there_is_no_step_from_a_time_outside_1_to_T(student):
     check_one_step_has_the_mean_of_algorithm_2(student, ((1, True), (4, True)))
     zero = torch.zeros(4, 3, 2, 2)

@@ -6,9 +6,10 @@ from unittest import mock
 
 import torch
 
-from .kit import (BAR, BETA, Formula, Model, Process, built_on_those_above, coefficients, demand,
+from .kit import (BAR, BETA, Formula, Model, Process, coefficients, demand,
                   expect, expect_noise, formula, on_meta, refused, same, tensor, theirs, walked)
 
+LADDER = True                                        # see run.run
 EQ_15 = "(x_t - (1 - alpha_bar) ** 0.5 * eps_theta) / alpha_bar ** 0.5"      # of Ho et al.
 EQ_12 = "alpha_bar_s ** 0.5 * x_0_hat + (1 - alpha_bar_s - sigma ** 2) ** 0.5 * eps"
 EQ_16 = "eta * ((1 - alpha_bar_s) / (1 - alpha_bar)) ** 0.5 * (1 - alpha_bar / alpha_bar_s) ** 0.5"
@@ -113,7 +114,6 @@ def check_a_jump_has_the_deviation_of_eq_16(student):
 CASES = [(4, 2, 0.5, False), (4, 2, 0.0, False), (4, 1, 0.8, False), (4, 2, 0.5, True)]
 
 
-@built_on_those_above
 def check_a_jump_has_the_mean_of_eq_12(student, cases=CASES):
     """The same generator draws the same z, so that a difference of two jumps is without it."""
     x_t, says = numbers(student)
@@ -141,7 +141,6 @@ def check_a_jump_has_the_mean_of_eq_12(student, cases=CASES):
                    "which is that of Algorithm 2, Eq. 7 of Ho et al.")
 
 
-@built_on_those_above
 def check_eta_1_and_one_step_is_algorithm_2(student):
     """With sigma_t^2 = beta_tilde_t, also where x_0_hat is clipped."""
     zero = torch.zeros(500, 3, 4, 4)
@@ -151,7 +150,6 @@ def check_eta_1_and_one_step_is_algorithm_2(student):
             t].item() ** 0.5, 0, f"a jump from t = {t} to {t - 1} with eta = 1")
 
 
-@built_on_those_above
 def check_a_jump_to_0_is_x_0_hat(student):
     """1 - alpha_bar_0 = 0: no noise is left, and sigma is 0 for every eta."""
     x_t = torch.linspace(-2, 2, 48).reshape(4, 3, 2, 2)
@@ -163,7 +161,6 @@ def check_a_jump_to_0_is_x_0_hat(student):
                "all data are 0.3", atol=1e-4, dtype=torch.float32)
 
 
-@built_on_those_above
 def check_eta_0_draws_nothing_and_can_be_undone(student):
     """The default; x_t is found again from x_s, since both hold the same x_0_hat and eps."""
     x_t, says = numbers(student)
@@ -193,7 +190,6 @@ def walk(student, x_T, says, times, *how):
     return x_0, [x_t for x_t, _ in got["asked"]]
 
 
-@built_on_those_above
 def check_sample_walks_down_the_times(student):
     """tau_S, ..., tau_1, each asked for once, and then 0."""
     x_T = torch.full((2, 3, 2, 2), 0.9)
@@ -203,7 +199,6 @@ def check_sample_walks_down_the_times(student):
                "0.3", [("when x_T is returned", x_T)], atol=1e-4)
 
 
-@built_on_those_above
 def check_sample_hands_eta_and_clip_to_every_step(student):
     x_T = torch.linspace(-1, 1, 48).reshape(4, 3, 2, 2)
     for clip, eta in itertools.product((True, False), (0.0, 1.0)):
@@ -218,7 +213,6 @@ def check_sample_hands_eta_and_clip_to_every_step(student):
                "that of another eta. Hand eta to every step.")
 
 
-@built_on_those_above
 def check_the_generator_fixes_the_noise(student):
     x = torch.zeros(50, 1)
     for name, draw in (("step", lambda *seeds: jump(student, x, [0.3, 0.0], 4, 2, 1.0, True,
@@ -231,7 +225,6 @@ def check_the_generator_fixes_the_noise(student):
         demand(not same(one, three), f"{name}: another generator gave the same noise, or none")
 
 
-@built_on_those_above
 def check_all_is_on_the_device_of_x_t(student):
     check_a_jump_has_the_mean_of_eq_12(student)
     for name, hint in (("z", "noise_like(x_t, generator) draws it where x_t is."),
@@ -239,7 +232,6 @@ def check_all_is_on_the_device_of_x_t(student):
         on_meta(lambda name=name: elsewhere(student, name), f"step, {name}", hint)
 
 
-@built_on_those_above
 def check_jumps_that_are_none_are_refused(student):
     check_a_jump_has_the_mean_of_eq_12(student)
     x = torch.zeros(1, 1)
@@ -249,7 +241,6 @@ def check_jumps_that_are_none_are_refused(student):
                 f"step: a jump from t = {t} to s = {s} with eta = {eta}")
 
 
-@built_on_those_above
 def check_times_that_do_not_increase_are_refused(student):
     """None, too, and what leaves 1..T; and eta outside [0, 1]."""
     x_T = torch.full((2, 1), 0.9)

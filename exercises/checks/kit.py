@@ -238,21 +238,6 @@ def walked(name, asked, down, shape, raised=""):
                 + (f"; then came {raised}." if raised else ".") + why)
 
 
-def built_on_those_above(check):
-    """If a check fails, let those above it in its module have the first word: why they do."""
-    above = [each for name, each in check.__globals__.items() if name.startswith("check_")]
-
-    @functools.wraps(check)
-    def run(student, *how):
-        try:
-            check(student, *how)
-        except (Wrong, Raised):
-            for each in above:
-                each(student)
-            raise
-    return run
-
-
 def show(value, first=0, digits=5):
     """Write a number, or four of a tensor from a place on."""
     few = ", ".join(f"{x:.{digits}g}" for x in value.flatten()[first:first + 4].tolist())

@@ -12,6 +12,7 @@ PLACES = {"schedules": "schedules", "ddpm": "ddpm", "unet": "unet", "train": "tr
           "run": "plumbing.run", "analytic": "papers.kit.analytic", "plane": "papers.kit.plane",
           "experiments": "papers.experiments", "variational_bound": "papers.variational_bound",
           "ddim": "papers.ddim", "guidance": "papers.classifier_free_guidance"}
+UNWRITTEN = "not written yet"
 
 
 class Student:
@@ -66,15 +67,27 @@ def checks(number):
 def run(number, name, student):
     """Run one check.
 
+    Where an exercise is a LADDER and one of its checks fails, those above it have the first word:
+    they say why.
+
     Returns:
         None if it passes, else what is wrong, in words for the student.
     """
+    there, every = checks(number), names(number, student.variant)
+    wrong = failure(getattr(there, name), student)
+    above = every[:every.index(name)] if wrong and hasattr(there, "LADDER") else ()
+    earlier = (failure(getattr(there, each), student) for each in above)
+    return next((text for text in earlier if text and not text.startswith(UNWRITTEN)), wrong)
+
+
+def failure(check, student):
+    """Return what a check says of a student, if it fails."""
     try:
-        getattr(checks(number), name)(student)
+        check(student)
     except Wrong as error:
         return str(error)
     except Raised as error:
-        return f"not written yet: {error.text}" if error.kinds[0] == "NotImplementedError" \
+        return f"{UNWRITTEN}: {error.text}" if error.kinds[0] == "NotImplementedError" \
             else str(error)
     except Exception as error:                       # of the check, by what nobody thought of
         return f"what your code returned cannot be checked: {type(error).__name__}: {error}"
