@@ -1,7 +1,7 @@
 """2: noising in one jump."""
 import torch
 
-from .kit import BETA, EQ_4, Process, expect, formula, theirs
+from .kit import BETA, EQ_4, Process, expect, formula, normal, theirs
 
 
 @theirs
@@ -11,8 +11,7 @@ def q_sample(student, x_0, t, eps):
 
 def check_x_t_is_the_jump_of_eq_4(student):
     """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, each image at its own time."""
-    g = torch.Generator().manual_seed(student.seed)
-    x_0, eps = torch.randn(2, 4, 3, 2, 2, generator=g).unbind(0)
+    x_0, eps = normal(student, 2, 4, 3, 2, 2)
     t = torch.tensor([1, 2, 3, 4])
     expect(q_sample(student, x_0, t, eps), formula(EQ_4, t, x_0=x_0, eps=eps),
            "q_sample at t = 1, 2, 3, 4, Eq. 4", [

@@ -1,7 +1,7 @@
 """3: the posterior q(x_{t-1} | x_t, x_0)."""
 import torch
 
-from .kit import EQ_7, Process, expect, formula, on_meta, theirs
+from .kit import EQ_7, Process, expect, formula, normal, on_meta, theirs
 
 
 @theirs
@@ -21,15 +21,13 @@ def check(student, x_0, x_t, t, mistakes=()):
 
 def check_the_mean_is_that_of_the_product_of_two_gaussians(student):
     """Of q(x_t | x_{t-1}) and q(x_{t-1} | x_0), as functions of x_{t-1}."""
-    g = torch.Generator().manual_seed(student.seed + 1)
     for t in (3, 2, 4):                              # at 2, alpha_bar_{t-1} is alpha_{t-1}
-        check(student, *torch.randn(2, 2, 3, 2, 2, generator=g).unbind(0), t)
+        check(student, *normal(student, 2, 2, 3, 2, 2), t)
 
 
 def check_each_image_has_its_own_time(student):
     """As many images as pixels in a row, so that a (B,) coefficient is seen along the width."""
-    g = torch.Generator().manual_seed(student.seed + 1)
-    x_0, x_t = torch.randn(2, 3, 3, 3, 3, generator=g).unbind(0)
+    x_0, x_t = normal(student, 2, 3, 3, 3, 3)
     t, turned = torch.tensor([4, 2, 3]), {"x_0": x_0.transpose(0, 3), "x_t": x_t.transpose(0, 3)}
     check(student, x_0, x_t, t, [
         ("when the time of the first image is used for all",
@@ -41,6 +39,5 @@ def check_each_image_has_its_own_time(student):
 
 def check_at_t_1_it_is_x_0(student):
     """q(x_0 | x_1, x_0) is certain: alpha_bar_0 = 1 and 1 - alpha_bar_0 = 0."""
-    g = torch.Generator().manual_seed(student.seed + 1)
     for t in (3, 1):                                 # at 3, x_0 is not right
-        check(student, *torch.randn(2, 2, 1, 1, 1, generator=g).unbind(0), t)
+        check(student, *normal(student, 2, 2, 1, 1, 1), t)

@@ -3,7 +3,7 @@ import re
 
 import torch
 
-from .kit import BAR, Process, expect, formula, on_meta, only, theirs
+from .kit import BAR, Process, expect, formula, normal, on_meta, only, theirs
 
 TIMES = torch.arange(1, 5)
 FORMULAS = {
@@ -34,8 +34,7 @@ def convert(student, name, t, x_t=None, x_0=None, eps=None, v=None, score=None, 
 
 def case(student):
     """Return alpha_bar_t, and x_0, eps, x_t, v and the score of log q(x_t | x_0) by name."""
-    g, bar = torch.Generator().manual_seed(student.seed + 1), BAR[1:].reshape(4, 1, 1, 1)
-    x_0, eps = torch.randn(2, 4, 3, 2, 2, generator=g).unbind(0)
+    bar, (x_0, eps) = BAR[1:].reshape(4, 1, 1, 1), normal(student, 2, 4, 3, 2, 2)
     x_t, v = bar ** 0.5 * x_0 + (1 - bar) ** 0.5 * eps, bar ** 0.5 * eps - (1 - bar) ** 0.5 * x_0
     x_t.requires_grad_(True)
     log_density = torch.distributions.Normal(bar ** 0.5 * x_0, (1 - bar) ** 0.5).log_prob(x_t)

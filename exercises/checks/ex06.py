@@ -4,8 +4,8 @@ import itertools
 import torch
 import torch.nn.functional as F
 
-from .kit import (BAR, EQ_4, SAYS, Process, demand, expect, formula, on_meta, plain, same, tensor,
-                  theirs)
+from .kit import (BAR, EQ_4, SAYS, Process, demand, expect, formula, normal, on_meta, plain,
+                  same, tensor, theirs)
 
 
 @theirs
@@ -57,8 +57,7 @@ def costs(variant, x_0, t, eps, guess=0.5, reduce=torch.mean):
 
 
 def case(student):
-    g = torch.Generator().manual_seed(student.seed + 1)
-    x_0, eps = torch.randn(2, 3, 3, 2, 2, generator=g).unbind(0)
+    x_0, eps = normal(student, 2, 3, 3, 2, 2)
     return x_0, torch.tensor([2, 4, 1]), eps
 
 

@@ -4,8 +4,8 @@ import itertools
 
 import torch
 
-from .kit import (BAR, BETA, EQ_7, SAYS, Model, Process, coefficients, demand,
-                  expect, expect_noise, formula, on_meta, plain, refused, same, tensor, theirs,
+from .kit import (BAR, BETA, EQ_7, SAYS, Model, Process, coefficients, demand, expect,
+                  expect_noise, formula, normal, on_meta, plain, refused, same, tensor, theirs,
                   walked)
 
 LADDER = True                                        # see run.run
@@ -70,11 +70,6 @@ def elsewhere(student, name):
     return model.asked[0][name == "estimate_x_0"]
 
 
-def numbers(student):
-    g = torch.Generator().manual_seed(student.seed)
-    return torch.randn(2, 4, 3, 2, 2, generator=g).mul(1.5).unbind(0)
-
-
 def guess(student, x_t, says, t, clip):
     """Return x_0_hat as it should be, and an iterator of pairs (mistake, what it gives)."""
     each = [formula(text, t, x_t=x_t, **{f"{name}_theta": says})
@@ -95,7 +90,7 @@ def guess(student, x_t, says, t, clip):
 
 def check_x_0_hat_is_what_the_prediction_stands_for(student, clip=False):
     """Eq. 15, or what takes its place in a variant."""
-    x_t, says = numbers(student)
+    x_t, says = 1.5 * normal(student, 2, 4, 3, 2, 2)
     for t in (3, 2, 1, 4):
         got, asked = step(student, "estimate_x_0", x_t, says, t, clip)
         walked("estimate_x_0", asked, [t], x_t.shape)
@@ -114,7 +109,7 @@ def check_one_step_has_the_mean_of_algorithm_2(student, cases=((3, False), (2, T
 
     The same generator draws the same z, so that a difference of two steps is without it.
     """
-    x_t, says = numbers(student)
+    x_t, says = 1.5 * normal(student, 2, 4, 3, 2, 2)
     for t, clip in cases:
         (x_0_hat, wrong), (far, _) = (guess(student, x_t, says, t, each) for each in (clip, False))
         mean = functools.partial(formula, EQ_7.replace("x_0", "x_0_hat"), t, x_t=x_t)
@@ -157,7 +152,7 @@ def check_one_step_has_the_deviation_sigma_t(student):
 
 def check_the_last_step_is_deterministic(student):
     """Algorithm 2, line 3: z = 0 at t = 1.  The mean is x_0_hat."""
-    x_t, says = numbers(student)
+    x_t, says = 1.5 * normal(student, 2, 4, 3, 2, 2)
     right, _ = guess(student, x_t, says, 1, True)
     for variance, (name, given) in itertools.product(("beta", "beta_tilde"), (
             ("posterior_sample", right.float()), ("p_sample", says))):

@@ -6,8 +6,8 @@ from unittest import mock
 
 import torch
 
-from .kit import (BAR, BETA, Formula, Model, Process, coefficients, demand,
-                  expect, expect_noise, formula, on_meta, refused, same, tensor, theirs, walked)
+from .kit import (BAR, BETA, Formula, Model, Process, coefficients, demand, expect, expect_noise,
+                  formula, normal, on_meta, refused, same, tensor, theirs, walked)
 
 LADDER = True                                        # see run.run
 EQ_15 = "(x_t - (1 - alpha_bar) ** 0.5 * eps_theta) / alpha_bar ** 0.5"      # of Ho et al.
@@ -94,11 +94,6 @@ def sigma(t, s, eta):
          eta * ((1 - BAR[s]) / (1 - BAR[t]) * beta) ** 0.5)], right.slips())
 
 
-def numbers(student):
-    g = torch.Generator().manual_seed(student.seed)
-    return torch.randn(2, 4, 3, 2, 2, generator=g).mul(1.5).unbind(0)
-
-
 def check_a_jump_has_the_deviation_of_eq_16(student):
     """All that is left where x_t and eps_theta are 0."""
     zero = torch.zeros(500, 3, 4, 4)
@@ -116,7 +111,7 @@ CASES = [(4, 2, 0.5, False), (4, 2, 0.0, False), (4, 1, 0.8, False), (4, 2, 0.5,
 
 def check_a_jump_has_the_mean_of_eq_12(student, cases=CASES):
     """The same generator draws the same z, so that a difference of two jumps is without it."""
-    x_t, says = numbers(student)
+    x_t, says = 1.5 * normal(student, 2, 4, 3, 2, 2)
     for t, s, eta, clip in cases:
         far = formula(EQ_15, t, x_t=x_t, eps_theta=says)
         x_0_hat = far.value.clamp(-1, 1) if clip else far.value
@@ -163,7 +158,7 @@ def check_a_jump_to_0_is_x_0_hat(student):
 
 def check_eta_0_draws_nothing_and_can_be_undone(student):
     """The default; x_t is found again from x_s, since both hold the same x_0_hat and eps."""
-    x_t, says = numbers(student)
+    x_t, says = 1.5 * normal(student, 2, 4, 3, 2, 2)
     one, two = (tensor(jump(student, x_t, says, 4, 2, seed=n, other=n)[0], "step", x_t.shape)
                 for n in range(2))
     demand(same(one, two), "step: two jumps with eta = 0 differ; they must be deterministic")

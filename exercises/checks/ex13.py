@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from .kit import (BAR, BETA, EQ_4, EQ_7, Raised, Wrong, close, coefficients, demand, expect,
-                  formula, same, tensor, theirs)
+                  formula, normal, same, tensor, theirs)
 from .run import Student
 
 
@@ -30,9 +30,7 @@ def noised(student, x_0, t, eps):
 
 
 def forward(student):
-    g = torch.Generator().manual_seed(student.seed)
-    x_0, eps = torch.randn(2, 5, 3, 2, 2, generator=g).unbind(0)
-    t = torch.arange(5)
+    t, (x_0, eps) = torch.arange(5), normal(student, 2, 5, 3, 2, 2)
 
     def x_t(old="", new=""):
         return formula(EQ_4.replace(old, new), t, x_0=x_0, eps=eps)
@@ -142,7 +140,7 @@ def levels(student, x):
 
 
 def network(student):
-    x = torch.randn(2, 1, 4, 5, generator=torch.Generator().manual_seed(student.seed))
+    x = normal(student, 2, 1, 4, 5)
     widths, says = levels(student, x)
     blame(widths == [4, 12, 24], "multipliers-accumulated")
     demand(widths == [4, 12, 8], f"channels 4 and mults (1, 3, 2) gave levels of {widths} channels,"
@@ -164,7 +162,7 @@ def attend(student, x):
 
 def attention(student):
     for size in (8, 8), (3, 5), (2, 4):
-        x = torch.randn(2, 4, *size, generator=torch.Generator().manual_seed(student.seed))
+        x = normal(student, 2, 4, *size)
         try:
             got, w = attend(student, x)
         except Raised as error:

@@ -174,6 +174,11 @@ class Process:
         return type("Process", (cls,), methods)(beta, variance)
 
 
+def normal(student, *shape):
+    """Draw normal numbers of the student's seed, but not those that a `theirs` begins with."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(student.seed + 1))
+
+
 def only(*variants):
     """Leave a check to these variants of its exercise."""
     def mark(check):
