@@ -12,6 +12,7 @@ import zipfile
 from pathlib import PurePosixPath
 
 from exercises import make
+from exercises.answer import functions, locate, put
 from exercises.hint import sections
 from plumbing.files import nobodys
 
@@ -132,7 +133,8 @@ class Taken:
     """
 
     def __init__(self, files, chosen, blank):
-        self.files, self.chosen, self.blank = files, chosen, blank
+        self.files, self.blank = files, blank
+        self.asked = {name: locate(name) for exercise in chosen for name in exercise.blanks}
         self.sources, self.answers, self.remarks, self.used = {}, {}, [], set()
         wanted = sorted({file for exercise in chosen for file in exercise.files})
         root = self.root(wanted)
@@ -196,12 +198,12 @@ class Taken:
         content = self.files[name]
         if name in self.used or not name.endswith(".py") or not isinstance(content, bytes):
             return False
-        asked = {make.locate(blank) for exercise in self.chosen for blank in exercise.blanks}
         try:
-            there = make.functions(content.decode("utf-8-sig"))
+            there = functions(content.decode("utf-8-sig"))
         except Exception:                            # no Python: `take` says so
-            return len({module for module, _ in asked}) == 1 and "/" not in name
-        return any(function in there for module, function in asked if f"{module}.py" == file)
+            return len({module for module, _ in self.asked.values()}) == 1 and "/" not in name
+        return any(function in there for module, function in self.asked.values()
+                   if f"{module}.py" == file)
 
     def write_down(self):
         """Read the answers in writing."""
@@ -218,7 +220,6 @@ class Taken:
 
     def read_notebooks(self):
         """Take what a notebook answers, where no file does."""
-        asked = {blank: make.locate(blank) for each in self.chosen for blank in each.blanks}
         for name, content in self.files.items():
             if not name.lower().endswith(".ipynb") or not isinstance(content, bytes):
                 continue
@@ -230,7 +231,7 @@ class Taken:
                     self.answer(str(facts.get("question", "")), text.partition("Your answer:")[2])
                     first, _, body = text.partition("\n")
                     told = re.match(r"%%answer\s+(\S+)", first)
-                    for blank, (module, function) in asked.items():
+                    for blank, (module, function) in self.asked.items():
                         short = function.rpartition(".")[2] or " "
                         if told and told[1] == blank:
                             self.put(module, function, body, name)
@@ -243,11 +244,11 @@ class Taken:
         """Put a cell's function into its file, unless the file that was handed in has it."""
         file = f"{module}.py"
         source = self.sources.get(file) or self.blank(file)
-        there = make.functions(source).get(function) if file in self.sources else None
+        there = functions(source).get(function) if file in self.sources else None
         if there and "NotImplementedError" not in ast.unparse(there):
             return
         try:
-            self.sources[file] = make.put(source, function, text)
+            self.sources[file] = put(source, function, text)
         except (SyntaxError, ValueError) as error:
             self.remarks.append(f"{name}, {function or module}: {error}")
 

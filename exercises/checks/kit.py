@@ -95,19 +95,16 @@ def formula(text, t, **variables):
 
     t: int, or (B,) times of variables (B, ...); times are moved to 0..T where a slip leaves it.
     """
-    c, dim = coefficients(), max([1, *(value.dim() for value in variables.values()
-                                           if isinstance(value, torch.Tensor))])
-    t = torch.as_tensor(t)
+    c, t, dim = coefficients(), torch.as_tensor(t), max(x.dim() for x in variables.values())
+    shape = [-1] + [1] * (dim - 1) if t.dim() else []
 
     def at(shift):
-        def value(name, back=0):
-            found = c[name][(t + shift - back).clamp(0, len(BETA))]
-            return found.reshape([-1] + [1] * (dim - 1)) if t.dim() else found
-        return {"alpha_bar": value("alpha_bar"), "before": value("alpha_bar", 1),
-                "alpha": value("alpha"), "beta": value("beta"),
-                "alpha_before": value("alpha", 1), "beta_before": value("beta", 1)}
-    return Formula(text, at, **{name: value.double() if isinstance(value, torch.Tensor) else value
-                                for name, value in variables.items()})
+        now, before = ((t + shift - back).clamp(0, len(BETA)) for back in (0, 1))
+        return {name: c[of][when].reshape(shape) for name, of, when in (
+            ("alpha_bar", "alpha_bar", now), ("before", "alpha_bar", before),
+            ("alpha", "alpha", now), ("beta", "beta", now),
+            ("alpha_before", "alpha", before), ("beta_before", "beta", before))}
+    return Formula(text, at, **{name: value.double() for name, value in variables.items()})
 
 
 class Process:
