@@ -96,7 +96,7 @@ def submissions(path, wanted, one=False):
         again = {each.partition("/")[0] for each in inside}
         if not any(called(each, wanted) for each in inside) and len(again) > 1:
             return {who: {name.partition("/")[2]: content for name, content in inside.items()
-                               if name.partition("/")[0] == who} for who in sorted(again)}
+                          if name.partition("/")[0] == who} for who in sorted(again)}
     return dict(sorted(everyone.items()))
 
 

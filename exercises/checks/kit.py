@@ -327,7 +327,10 @@ def expect_noise(noise, deviation, seed, what, mistakes=()):
     z = torch.randn(noise.shape, generator=torch.Generator().manual_seed(seed))
     got = ((noise * z).sum() / (z * z).sum()).abs()
     if close(noise.abs(), got * z.abs(), 1e-3, 1e-5):
-        return expect(got, deviation, f"the deviation of {what}", mistakes, 1e-3, 1e-4)
+        return expect(got, deviation, f"the deviation of {what}", [
+            ("when the variance stands where the deviation belongs", deviation ** 2),
+            ("when no noise is added", 0.0), ("when the noise is not scaled", 1.0), *mistakes],
+                      1e-3, 1e-4)
     for dim, name in enumerate(("images", "channels", "rows", "columns")[:noise.dim()]):
         demand(noise.shape[dim] == 1 or not same(noise, noise.roll(1, dim)), f"{what}: all {name} "
                "share their noise. Draw z in the shape of x_t.")
