@@ -51,7 +51,7 @@ def show(config):
         write(f"{number:>2}. {exercise.title}: " + ("done, " if passed == n else
               f"{passed} of {n} checks, ") + f"{SHOWN[number]} of {exercise.minutes} points")
         for check, text in wrong.items():
-            if not text.startswith("not written yet"):
+            if not text.startswith(run.UNWRITTEN):
                 write(textwrap.fill(f"- {check}: {text}", 100, initial_indent="    ",
                                     subsequent_indent="      "))
 

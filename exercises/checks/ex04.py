@@ -3,9 +3,8 @@ import re
 
 import torch
 
-from .kit import Process, expect, formula, on_meta, only, theirs
+from .kit import BAR, Process, expect, formula, normal, on_meta, only, theirs
 
-BETA = [0.1, 0.3, 0.2, 0.4]
 TIMES = torch.arange(1, 5)
 FORMULAS = {
     "eps_from_x_0": "(x_t - alpha_bar ** 0.5 * x_0) / (1 - alpha_bar) ** 0.5",
@@ -30,14 +29,12 @@ def convert(student, name, t, x_t=None, x_0=None, eps=None, v=None, score=None, 
     first, *second = (x.to(device) for x in (x_t, x_0, eps, v, score) if x is not None)
     owner = student.ddpm.DDPM if name == "predict_x_0" else student.analytic
     t = t.to(device) if isinstance(t, torch.Tensor) else t
-    return getattr(owner, name)(Process(BETA).to(device), first, t, *second)
+    return getattr(owner, name)(Process().to(device), first, t, *second)
 
 
 def case(student):
     """Return alpha_bar_t, and x_0, eps, x_t, v and the score of log q(x_t | x_0) by name."""
-    g, bar = torch.Generator().manual_seed(student.seed + 1), Process(BETA).alpha_bar[1:]
-    bar = bar.double().reshape(4, 1, 1, 1)
-    x_0, eps = torch.randn(2, 4, 3, 2, 2, generator=g).unbind(0)
+    bar, (x_0, eps) = BAR[1:].reshape(4, 1, 1, 1), normal(student, 2, 4, 3, 2, 2)
     x_t, v = bar ** 0.5 * x_0 + (1 - bar) ** 0.5 * eps, bar ** 0.5 * eps - (1 - bar) ** 0.5 * x_0
     x_t.requires_grad_(True)
     log_density = torch.distributions.Normal(bar ** 0.5 * x_0, (1 - bar) ** 0.5).log_prob(x_t)
@@ -53,9 +50,9 @@ def check(student, name, values, what, right=None, t=TIMES):
 
     given = {each: value for each, value in values.items() if each in used(FORMULAS[name])}
     known = {"eps": list(given.values())[-1], **given}           # v and the score, taken for eps
-    ours = formula(FORMULAS[name], BETA, t, **given)
+    ours = formula(FORMULAS[name], t, **given)
     others = [(f"when the formula of {other} stands here" + f", with {list(given)[-1]} for eps" * (
-        "eps" in used(text) - set(given)), formula(text, BETA, t, **known).value)
+        "eps" in used(text) - set(given)), formula(text, t, **known).value)
               for other, text in FORMULAS.items() if used(text) <= set(known)]
     expect(convert(student, name, t, **given), ours.value if right is None else right,
            f"{name} {what}", [*ours.slips(), *others], dtype=torch.float32)
@@ -82,7 +79,6 @@ def check_x_0_hat_undoes_eq_4(student):
     check(student, "predict_x_0", values, "with the true eps, Eq. 15", values["x_0"])
 
 
-@only(0, 1, 2)
 def check_the_score_is_the_gradient_of_the_log_density(student):
     """Of log q(x_t | x_0), by autograd."""
     bar, values = case(student)
@@ -105,7 +101,7 @@ def check_tweedies_formula(student):
 def check_the_mean_of_algorithm_2(student):
     """Eq. 11 against the product of two Gaussians."""
     bar, values = case(student)
-    right = Process(BETA).posterior_mean(values["x_0"], values["x_t"], TIMES)
+    right = Process().posterior_mean(values["x_0"], values["x_t"], TIMES)
     check(student, ("mean_from_eps", "mean_from_score")[student.variant], values,
           "at t = 1, 2, 3, 4, Eq. 11", right)
 

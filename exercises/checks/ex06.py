@@ -4,15 +4,13 @@ import itertools
 import torch
 import torch.nn.functional as F
 
-from .kit import SAYS, Process, demand, expect, formula, on_meta, plain, same, tensor, theirs
-
-BETA = [0.1, 0.3, 0.2, 0.4]
-EQ_4 = "alpha_bar ** 0.5 * x_0 + (1 - alpha_bar) ** 0.5 * eps"
+from .kit import (BAR, EQ_4, SAYS, Process, demand, expect, formula, normal, on_meta, plain,
+                  same, tensor, theirs)
 
 
 @theirs
 def draw_t(student, sizes, device="cpu"):
-    process = Process.of(BETA, student.ddpm.DDPM, "draw_t").to(device)
+    process = Process.of(student.ddpm.DDPM, "draw_t").to(device)
     return [process.draw_t(B) for B in sizes]
 
 
@@ -26,7 +24,7 @@ def losses(student, x_0, t=None, eps=None, options=(), device="cpu", calls=1):
         asked.append(plain((x_t, t)))
         return w + 0 * tensor(x_t, "x_t in model(x_t, t)", x_0.shape, x_0.dtype)
 
-    process = Process.of(BETA, student.ddpm.DDPM, "loss").to(device)
+    process = Process.of(student.ddpm.DDPM, "loss").to(device)
     got = [process.loss(model, *given, **dict(options)) for _ in range(calls)]
     if isinstance(got[0], torch.Tensor) and got[0].requires_grad:
         got[0].sum().backward()
@@ -41,7 +39,7 @@ def ask(student, *args, calls=1, **more):
 
 def costs(variant, x_0, t, eps, guess=0.5, reduce=torch.mean):
     """Return what a model pays that predicts guess, and [(slip, what it then pays)]."""
-    bar, says = Process(BETA).alpha_bar[t].reshape(-1, 1, 1, 1), SAYS[variant]
+    bar, says = BAR[t].float().reshape(-1, 1, 1, 1), SAYS[variant]
     v, x_t = (bar ** 0.5 * one + (1 - bar) ** 0.5 * two for one, two in ((eps, -x_0), (x_0, eps)))
     targets = {"eps": eps, "x_0": x_0, "v": v, "x_t": x_t}
     error = guess - targets[says]
@@ -59,8 +57,7 @@ def costs(variant, x_0, t, eps, guess=0.5, reduce=torch.mean):
 
 
 def case(student):
-    g = torch.Generator().manual_seed(student.seed + 1)
-    x_0, eps = torch.randn(2, 3, 3, 2, 2, generator=g).unbind(0)
+    x_0, eps = normal(student, 2, 3, 3, 2, 2)
     return x_0, torch.tensor([2, 4, 1]), eps
 
 
@@ -100,7 +97,7 @@ def given(student):
     (got,), ((x_t, asked),), _ = ask(student, x_0, t, eps)
     expect(asked, t, "the times the model is asked for, where t is given", [
         ("when the model is told t - 1", t - 1)], dtype=torch.int64)
-    expect(x_t, formula(EQ_4, BETA, t, x_0=x_0, eps=eps), "x_t as the model sees it, Eq. 4", [
+    expect(x_t, formula(EQ_4, t, x_0=x_0, eps=eps), "x_t as the model sees it, Eq. 4", [
         ("when the model is given x_0", x_0), ("when the model is given eps", eps)])
     return got
 
@@ -125,7 +122,7 @@ def check_eps_is_standard_normal_and_new_for_each_pixel(student):
     given(student)
     x_0, t = torch.zeros(5000, 3, 2, 2), torch.full((5000,), 4)
     (got, _), asked, _ = ask(student, x_0, t, calls=2)
-    eps, other = (x_t / formula("(1 - alpha_bar) ** 0.5", BETA, 4).value for x_t, _ in asked)
+    eps, other = (x_t / (1 - BAR[4]) ** 0.5 for x_t, _ in asked)
     demand(not same(eps, other), "loss: two calls drew the same noise")
     for axis, words in enumerate(("images", "channels", "rows of pixels", "columns of pixels")):
         demand(eps.diff(dim=axis).std() > 0.1, f"loss: the {words} share their noise")

@@ -4,23 +4,19 @@ import itertools
 
 import torch
 
-from .kit import (SAYS, Model, Process, built_on_those_above, coefficients, demand, expect,
-                  expect_noise, formula, on_meta, plain, refused, same, tensor, theirs, walked)
+from .kit import (BAR, BETA, EQ_7, SAYS, Model, Process, coefficients, demand, expect,
+                  expect_noise, formula, normal, on_meta, plain, refused, same, tensor, theirs,
+                  walked)
 
-BETA = [0.1, 0.3, 0.2, 0.5]
+LADDER = True                                        # see run.run
 METHODS = ("p_sample", "estimate_x_0", "posterior_sample", "reverse_process", "sample")
 X_0_HAT = ("(x_t - (1 - alpha_bar) ** 0.5 * eps_theta) / alpha_bar ** 0.5", "x_0_theta",
            "alpha_bar ** 0.5 * x_t - (1 - alpha_bar) ** 0.5 * v_theta")      # of each variant
-EQ_7 = ("before ** 0.5 * beta / (1 - alpha_bar) * x_0_hat"
-        " + alpha ** 0.5 * (1 - before) / (1 - alpha_bar) * x_t")
 LINE_4 = "(x_t - beta / (1 - alpha_bar) ** 0.5 * eps_theta) / alpha ** 0.5"
 
 
 def lend(student, variance="beta", beta=BETA, device="cpu"):
-    process = Process.of(beta, student.ddpm.DDPM, *METHODS, variance=variance)
-    for name in (*coefficients(beta), "sigma"):
-        setattr(process, name, getattr(process, name).to(device))
-    return process
+    return Process.of(student.ddpm.DDPM, *METHODS, beta=beta, variance=variance).to(device)
 
 
 def seeded(seed, other):
@@ -41,7 +37,7 @@ def step(student, name, x_t, says, t, clip=False, variance="beta", seeds=(0, 0))
 @theirs
 def reverse(student, x_T, says, clip=True, seeds=None):
     """Return what reverse_process yields, [as it was then, as it is in the end]."""
-    model, then, now = Model(says, BETA, student.variant), [], []
+    model, then, now = Model(says, student.variant), [], []
     g = seeded(*seeds) if seeds else None
     steps = lend(student).reverse_process(model, x_T, clip=clip, generator=g)
     for each in itertools.islice(steps, 20) if hasattr(steps, "__iter__") else ():
@@ -52,7 +48,7 @@ def reverse(student, x_T, says, clip=True, seeds=None):
 
 @theirs
 def sample(student, shape, says, clip=True, variance="beta", beta=BETA, seeds=None):
-    model, x, raised = Model(says, beta, student.variant), None, ""
+    model, x, raised = Model(says, student.variant, beta), None, ""
     g, process = seeded(*seeds) if seeds else None, lend(student, variance, beta)
     try:
         x = process.sample(model, tuple(shape), clip=clip, generator=g)
@@ -74,14 +70,9 @@ def elsewhere(student, name):
     return model.asked[0][name == "estimate_x_0"]
 
 
-def numbers(student):
-    g = torch.Generator().manual_seed(student.seed)
-    return torch.randn(2, 4, 3, 2, 2, generator=g).mul(1.5).unbind(0)
-
-
 def guess(student, x_t, says, t, clip):
     """Return x_0_hat as it should be, and an iterator of pairs (mistake, what it gives)."""
-    each = [formula(text, BETA, t, x_t=x_t, **{f"{name}_theta": says})
+    each = [formula(text, t, x_t=x_t, **{f"{name}_theta": says})
             for text, name in zip(X_0_HAT, SAYS, strict=True)]
     right, mine = each[student.variant], SAYS[student.variant]
     far = right.value
@@ -99,7 +90,7 @@ def guess(student, x_t, says, t, clip):
 
 def check_x_0_hat_is_what_the_prediction_stands_for(student, clip=False):
     """Eq. 15, or what takes its place in a variant."""
-    x_t, says = numbers(student)
+    x_t, says = 1.5 * normal(student, 2, 4, 3, 2, 2)
     for t in (3, 2, 1, 4):
         got, asked = step(student, "estimate_x_0", x_t, says, t, clip)
         walked("estimate_x_0", asked, [t], x_t.shape)
@@ -108,22 +99,20 @@ def check_x_0_hat_is_what_the_prediction_stands_for(student, clip=False):
         expect(got, right, f"estimate_x_0 at t = {t} with clip={clip}", wrong, dtype=torch.float32)
 
 
-@built_on_those_above
 def check_x_0_hat_is_clipped_if_clip_is_true(student):
     """To [-1, 1], in which images lie."""
     check_x_0_hat_is_what_the_prediction_stands_for(student, True)
 
 
-@built_on_those_above
 def check_one_step_has_the_mean_of_algorithm_2(student, cases=((3, False), (2, True), (4, True))):
     """mu_tilde_t(x_t, x_0_hat), Eq. 7, which is line 4 where nothing is clipped.
 
     The same generator draws the same z, so that a difference of two steps is without it.
     """
-    x_t, says = numbers(student)
+    x_t, says = 1.5 * normal(student, 2, 4, 3, 2, 2)
     for t, clip in cases:
         (x_0_hat, wrong), (far, _) = (guess(student, x_t, says, t, each) for each in (clip, False))
-        mean = functools.partial(formula, EQ_7, BETA, t, x_t=x_t)
+        mean = functools.partial(formula, EQ_7.replace("x_0", "x_0_hat"), t, x_t=x_t)
         for name, given in (("posterior_sample", x_0_hat.float()), ("p_sample", says)):
             what = f"{name} at t = {t}" + f" with clip={clip}" * (name == "p_sample")
             z, got = (tensor(step(student, name, *each), what, x_t.shape, torch.float32)
@@ -134,13 +123,13 @@ def check_one_step_has_the_mean_of_algorithm_2(student, cases=((3, False), (2, T
             expect(got - z, mean(x_0_hat=x_0_hat), f"the mean of {what}, Algorithm 2, line 4",
                    clipped if name == "posterior_sample" else itertools.chain(
                 clipped, ((words, mean(x_0_hat=value).value) for words, value in wrong),
-                formula(LINE_4, BETA, t, x_t=x_t, eps_theta=says).slips()
+                formula(LINE_4, t, x_t=x_t, eps_theta=says).slips()
                 if student.variant == 0 and not clip else ()))
 
 
 def sigma(student, variance, t):
     """Return sigma_t, its choices by name, of a process made with this variance."""
-    beta, tilde = (coefficients(BETA)[name][t].item() for name in ("beta", "beta_tilde"))
+    beta, tilde = (coefficients()[name][t].item() for name in ("beta", "beta_tilde"))
     named = beta if variance == "beta" else tilde
     right = (named, tilde, (beta * tilde) ** 0.5)[student.variant] ** 0.5
     return right, [("when the variance stands where the deviation belongs", right ** 2),
@@ -149,7 +138,6 @@ def sigma(student, variance, t):
                    ("when no noise is added", 0.0), ("when the noise is not scaled", 1.0)]
 
 
-@built_on_those_above
 def check_one_step_has_the_deviation_sigma_t(student):
     """All that is left where x_t and the prediction are 0; of both of the variances of sec. 3.2."""
     zero = torch.zeros(500, 3, 4, 4)
@@ -162,10 +150,9 @@ def check_one_step_has_the_deviation_sigma_t(student):
         expect_noise(got, right, 0, what, wrong)
 
 
-@built_on_those_above
 def check_the_last_step_is_deterministic(student):
     """Algorithm 2, line 3: z = 0 at t = 1.  The mean is x_0_hat."""
-    x_t, says = numbers(student)
+    x_t, says = 1.5 * normal(student, 2, 4, 3, 2, 2)
     right, _ = guess(student, x_t, says, 1, True)
     for variance, (name, given) in itertools.product(("beta", "beta_tilde"), (
             ("posterior_sample", right.float()), ("p_sample", says))):
@@ -181,7 +168,6 @@ def threes(steps):
     return steps
 
 
-@built_on_those_above
 def check_reverse_process_shows_every_step(student):
     """Yields t = T, ..., 0 with x_t and x_0_hat; at t = 0 both are x_0."""
     x_T = torch.linspace(-1, 1, 24).reshape(2, 3, 2, 2)
@@ -215,7 +201,6 @@ def sampled(student, shape, says, clip=True, variance="beta", beta=BETA):
     return tensor(x, "sample", shape, torch.float32), [x_t for x_t, _ in asked], graph
 
 
-@built_on_those_above
 def check_sample_asks_for_T_to_1_in_order(student):
     """Algorithm 2, line 2: for t = T, ..., 1.  What it returns is x_0_hat of x_1."""
     for clip in (True, False):
@@ -228,7 +213,6 @@ def check_sample_asks_for_T_to_1_in_order(student):
     sampled(student, [2, 2], 0.0, beta=[0.5])
 
 
-@built_on_those_above
 def check_the_generator_fixes_the_noise(student):
     """The same generator, the same x_{t-1}; no noise from anywhere else."""
     x_t = torch.zeros(50, 1)
@@ -244,7 +228,6 @@ def check_the_generator_fixes_the_noise(student):
         demand(not same(one, three), f"{name}: another generator gave the same noise, or none")
 
 
-@built_on_those_above
 def check_all_of_sampling_gives_the_data(student):
     """One point comes back exactly.  Where x_0 ~ N(0, 1), x_T and every step are drawn anew."""
     x_0, _, graph = sampled(student, [100, 2], [0.3, 0.0], variance="beta_tilde")
@@ -258,14 +241,13 @@ def check_all_of_sampling_gives_the_data(student):
     expect_noise(x[0], 1.0, student.seed, "x_T, which is drawn from N(0, I)")
     z = torch.zeros_like(x[0])
     for t, x_t, after in zip((4, 3, 2), x, x[1:], strict=False):
-        x_0_hat, before = coefficients(BETA)["alpha_bar"][t] ** 0.5 * x_t, z
-        mean = formula(EQ_7, BETA, t, x_0_hat=x_0_hat, x_t=x_t).value
+        x_0_hat, before = BAR[t] ** 0.5 * x_t, z
+        mean = formula(EQ_7, t, x_0=x_0_hat, x_t=x_t).value
         z = (after - mean).float() / sigma(student, "beta", t)[0]
         demand(not same(z, before), "sample: every step adds the same noise. Draw z anew.")
         expect_noise(z, 1.0, student.seed, f"z in the step of sample from t = {t}")
 
 
-@built_on_those_above
 def check_all_is_on_the_device_of_x_t(student):
     check_one_step_has_the_mean_of_algorithm_2(student, ((2, True),))
     check_sample_asks_for_T_to_1_in_order(student)
@@ -277,7 +259,6 @@ def check_all_is_on_the_device_of_x_t(student):
         on_meta(lambda name=name: elsewhere(student, name), f"{name}, {what}", hint)
 
 
-@built_on_those_above
 def check_there_is_no_step_from_a_time_outside_1_to_T(student):
     check_one_step_has_the_mean_of_algorithm_2(student, ((1, True), (4, True)))
     zero = torch.zeros(4, 3, 2, 2)

@@ -6,11 +6,10 @@ from unittest import mock
 
 import torch
 
-from .kit import (Formula, Model, Process, built_on_those_above, coefficients, demand,
-                  expect, expect_noise, formula, on_meta, refused, same, tensor, theirs, walked)
+from .kit import (BAR, BETA, Formula, Model, Process, coefficients, demand, expect, expect_noise,
+                  formula, normal, on_meta, refused, same, tensor, theirs, walked)
 
-BETA = [0.1, 0.3, 0.2, 0.5]
-BAR = [1.0, 0.9, 0.63, 0.504, 0.252]                 # alpha_bar_0..alpha_bar_4
+LADDER = True                                        # see run.run
 EQ_15 = "(x_t - (1 - alpha_bar) ** 0.5 * eps_theta) / alpha_bar ** 0.5"      # of Ho et al.
 EQ_12 = "alpha_bar_s ** 0.5 * x_0_hat + (1 - alpha_bar_s - sigma ** 2) ** 0.5 * eps"
 EQ_16 = "eta * ((1 - alpha_bar_s) / (1 - alpha_bar)) ** 0.5 * (1 - alpha_bar / alpha_bar_s) ** 0.5"
@@ -32,17 +31,17 @@ def lent(student, step=None):
 @theirs
 def jump(student, x_t, says, t, s, eta=None, clip=False, seed=0, other=0):
     """Return x_s and what the model was asked; other: the seed of torch's own random numbers."""
-    model, g = Model(says, BETA), torch.Generator().manual_seed(seed)
+    model, g = Model(says), torch.Generator().manual_seed(seed)
     torch.manual_seed(other)
     with lent(student) as module:
-        return [module.step(Process(BETA), model, x_t, t, s, clip=clip, generator=g,
+        return [module.step(Process(), model, x_t, t, s, clip=clip, generator=g,
                             **({} if eta is None else {"eta": eta})), model.asked]
 
 
 @theirs
 def sample(student, x_T, says, times, eta=0.0, clip=True, seed=0, other=0):
     """Return x_0 and what was done on the way; jumps are pairs (t, s)."""
-    model, step, jumps, before = Model(says, BETA), student.ddim.step, [], list(times)
+    model, step, jumps, before = Model(says), student.ddim.step, [], list(times)
     x, raised, g = None, "", torch.Generator().manual_seed(seed)
     torch.manual_seed(other)
 
@@ -53,7 +52,7 @@ def sample(student, x_T, says, times, eta=0.0, clip=True, seed=0, other=0):
 
     with lent(student, kept) as module:
         try:
-            x = module.sample(Process(BETA), model, x_T, times, eta, clip, g)
+            x = module.sample(Process(), model, x_T, times, eta, clip, g)
         except (ValueError, IndexError) as error:
             raised = f"{'Value' if isinstance(error, ValueError) else 'Index'}Error: {error}"
     return {"x": x, "asked": model.asked, "raised": raised, "jumps": jumps,
@@ -63,9 +62,7 @@ def sample(student, x_T, says, times, eta=0.0, clip=True, seed=0, other=0):
 @theirs
 def elsewhere(student, name):
     """Return what step makes on torch's meta device: x_s, or the t that it gives the model."""
-    process, model, x_t = Process(BETA), Model(0.0), torch.zeros(2, 3, device="meta")
-    for each in coefficients(BETA):
-        setattr(process, each, getattr(process, each).to("meta"))
+    process, model, x_t = Process().to("meta"), Model(0.0), torch.zeros(2, 3, device="meta")
     process.predict_x_0 = process.estimate_x_0 = lambda *given, **how: torch.zeros_like(x_t)
     with lent(student) as module:
         x_s = module.step(process, model, x_t, 4, 2, 1.0)
@@ -76,8 +73,8 @@ def at(t, s):
     """Return what `Formula` asks for: coefficients of t and s, or of neighbours."""
     def shifted(shift):
         there = {name: values[min(max(t + shift, 0), 4)]
-                 for name, values in coefficients(BETA).items() if name in ("beta", "alpha_bar")}
-        return {**there, "alpha_bar_s": coefficients(BETA)["alpha_bar"][min(max(s + shift, 0), 4)]}
+                 for name, values in coefficients().items() if name in ("beta", "alpha_bar")}
+        return {**there, "alpha_bar_s": coefficients()["alpha_bar"][min(max(s + shift, 0), 4)]}
     return shifted
 
 
@@ -97,11 +94,6 @@ def sigma(t, s, eta):
          eta * ((1 - BAR[s]) / (1 - BAR[t]) * beta) ** 0.5)], right.slips())
 
 
-def numbers(student):
-    g = torch.Generator().manual_seed(student.seed)
-    return torch.randn(2, 4, 3, 2, 2, generator=g).mul(1.5).unbind(0)
-
-
 def check_a_jump_has_the_deviation_of_eq_16(student):
     """All that is left where x_t and eps_theta are 0."""
     zero = torch.zeros(500, 3, 4, 4)
@@ -117,12 +109,11 @@ def check_a_jump_has_the_deviation_of_eq_16(student):
 CASES = [(4, 2, 0.5, False), (4, 2, 0.0, False), (4, 1, 0.8, False), (4, 2, 0.5, True)]
 
 
-@built_on_those_above
 def check_a_jump_has_the_mean_of_eq_12(student, cases=CASES):
     """The same generator draws the same z, so that a difference of two jumps is without it."""
-    x_t, says = numbers(student)
+    x_t, says = 1.5 * normal(student, 2, 4, 3, 2, 2)
     for t, s, eta, clip in cases:
-        far = formula(EQ_15, BETA, t, x_t=x_t, eps_theta=says)
+        far = formula(EQ_15, t, x_t=x_t, eps_theta=says)
         x_0_hat = far.value.clamp(-1, 1) if clip else far.value
         what = f"a jump from t = {t} to s = {s} with eta = {eta} and clip={clip}"
         z, got = (tensor(jump(student, *each)[0], what, x_t.shape, torch.float32) for each in (
@@ -141,21 +132,19 @@ def check_a_jump_has_the_mean_of_eq_12(student, cases=CASES):
              (mean(x_0_hat).value + z).clamp(-1, 1) - z)],
             ((words, mean(value).value) for words, value in far.slips() if not clip)))
         if eta == 1 and s == t - 1:
-            expect(got - z, Process(BETA).posterior_mean(x_0_hat, x_t, t), f"the mean of {what}, "
+            expect(got - z, Process().posterior_mean(x_0_hat, x_t, t), f"the mean of {what}, "
                    "which is that of Algorithm 2, Eq. 7 of Ho et al.")
 
 
-@built_on_those_above
 def check_eta_1_and_one_step_is_algorithm_2(student):
     """With sigma_t^2 = beta_tilde_t, also where x_0_hat is clipped."""
     zero = torch.zeros(500, 3, 4, 4)
     for t in (4, 3, 2):
         check_a_jump_has_the_mean_of_eq_12(student, [(t, t - 1, 1.0, True), (t, t - 1, 1.0, False)])
-        expect_noise(jump(student, zero, zero, t, t - 1, 1.0)[0], coefficients(BETA)["beta_tilde"][
+        expect_noise(jump(student, zero, zero, t, t - 1, 1.0)[0], coefficients()["beta_tilde"][
             t].item() ** 0.5, 0, f"a jump from t = {t} to {t - 1} with eta = 1")
 
 
-@built_on_those_above
 def check_a_jump_to_0_is_x_0_hat(student):
     """1 - alpha_bar_0 = 0: no noise is left, and sigma is 0 for every eta."""
     x_t = torch.linspace(-2, 2, 48).reshape(4, 3, 2, 2)
@@ -167,10 +156,9 @@ def check_a_jump_to_0_is_x_0_hat(student):
                "all data are 0.3", atol=1e-4, dtype=torch.float32)
 
 
-@built_on_those_above
 def check_eta_0_draws_nothing_and_can_be_undone(student):
     """The default; x_t is found again from x_s, since both hold the same x_0_hat and eps."""
-    x_t, says = numbers(student)
+    x_t, says = 1.5 * normal(student, 2, 4, 3, 2, 2)
     one, two = (tensor(jump(student, x_t, says, 4, 2, seed=n, other=n)[0], "step", x_t.shape)
                 for n in range(2))
     demand(same(one, two), "step: two jumps with eta = 0 differ; they must be deterministic")
@@ -197,7 +185,6 @@ def walk(student, x_T, says, times, *how):
     return x_0, [x_t for x_t, _ in got["asked"]]
 
 
-@built_on_those_above
 def check_sample_walks_down_the_times(student):
     """tau_S, ..., tau_1, each asked for once, and then 0."""
     x_T = torch.full((2, 3, 2, 2), 0.9)
@@ -207,7 +194,6 @@ def check_sample_walks_down_the_times(student):
                "0.3", [("when x_T is returned", x_T)], atol=1e-4)
 
 
-@built_on_those_above
 def check_sample_hands_eta_and_clip_to_every_step(student):
     x_T = torch.linspace(-1, 1, 48).reshape(4, 3, 2, 2)
     for clip, eta in itertools.product((True, False), (0.0, 1.0)):
@@ -222,7 +208,6 @@ def check_sample_hands_eta_and_clip_to_every_step(student):
                "that of another eta. Hand eta to every step.")
 
 
-@built_on_those_above
 def check_the_generator_fixes_the_noise(student):
     x = torch.zeros(50, 1)
     for name, draw in (("step", lambda *seeds: jump(student, x, [0.3, 0.0], 4, 2, 1.0, True,
@@ -235,7 +220,6 @@ def check_the_generator_fixes_the_noise(student):
         demand(not same(one, three), f"{name}: another generator gave the same noise, or none")
 
 
-@built_on_those_above
 def check_all_is_on_the_device_of_x_t(student):
     check_a_jump_has_the_mean_of_eq_12(student)
     for name, hint in (("z", "noise_like(x_t, generator) draws it where x_t is."),
@@ -243,7 +227,6 @@ def check_all_is_on_the_device_of_x_t(student):
         on_meta(lambda name=name: elsewhere(student, name), f"step, {name}", hint)
 
 
-@built_on_those_above
 def check_jumps_that_are_none_are_refused(student):
     check_a_jump_has_the_mean_of_eq_12(student)
     x = torch.zeros(1, 1)
@@ -253,7 +236,6 @@ def check_jumps_that_are_none_are_refused(student):
                 f"step: a jump from t = {t} to s = {s} with eta = {eta}")
 
 
-@built_on_those_above
 def check_times_that_do_not_increase_are_refused(student):
     """None, too, and what leaves 1..T; and eta outside [0, 1]."""
     x_T = torch.full((2, 1), 0.9)

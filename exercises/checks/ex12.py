@@ -4,9 +4,8 @@ import math
 import torch
 
 from .formula import Formula
-from .kit import Odd, Process, Raised, demand, expect, tensor, theirs
+from .kit import BAR, Odd, demand, expect, normal, on_meta, tensor, theirs
 
-BETA = [0.1, 0.3, 0.2, 0.5]
 MEANS = torch.tensor([[-0.8, 0.3], [0.5, 0.9], [0.2, -0.6]], dtype=torch.float64)
 STDS = torch.tensor([0.3, 0.5, 0.2], dtype=torch.float64)
 WEIGHTS = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
@@ -23,7 +22,7 @@ def log_parts(x, a):
 
 def eps_of(log_density, x_t, t):
     """-sqrt(1 - alpha_bar_t) times the gradient of log_density(x, alpha_bar_t)."""
-    a = Process(BETA).exact.alpha_bar[t][:, None]
+    a = BAR[t][:, None]
     with torch.enable_grad():
         x = x_t.double().detach().requires_grad_()
         score, = torch.autograd.grad(log_density(x, a).sum(), x)
@@ -65,8 +64,7 @@ def guided(student, x_t, t, y, w):
 
 def judge(student, w, again=False):
     """Was the network asked with every label and with none, and is the guided eps that of Eq. 6?"""
-    g = torch.Generator().manual_seed(student.seed)
-    x_t, i = 1.5 * torch.randn(60, 2, generator=g), torch.arange(60)
+    x_t, i = 1.5 * normal(student, 60, 2), torch.arange(60)
     t, y = i % 4 + 1, i % 3
     found = guided(student, x_t, t, y, w)
     demand(not isinstance(found, Odd), "guided must return a function, called as model(x_t, t), "
@@ -163,8 +161,5 @@ def check_the_null_label_is_the_one_given_and_the_others_stay(student):
         gone = drop(student, y, null, p, 10)
         for k in range(10):
             demand(gone[:, y == k].any() or not p, f"drop_labels: class {k} is never dropped")
-    try:
-        drop_labels(student, y, 10, 0.5, 1, "meta")
-    except Raised as error:                          # or it asks for numbers, which meta has not
-        demand("is not on the expected device" not in error.text, "drop_labels: what is drawn must "
-               "be on the device of y: torch.rand(..., device=y.device)")
+    on_meta(lambda: drop_labels(student, y, 10, 0.5, 1, "meta")[0], "drop_labels",
+            "Draw on the device of y: torch.rand(..., device=y.device).")

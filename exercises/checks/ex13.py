@@ -6,13 +6,9 @@ import types
 import torch
 from torch import nn
 
-from .kit import Raised, Wrong, close, coefficients, demand, expect, formula, same, tensor, theirs
+from .kit import (BAR, BETA, EQ_4, EQ_7, Raised, Wrong, close, coefficients, demand, expect,
+                  formula, normal, same, tensor, theirs)
 from .run import Student
-
-BETA = [0.1, 0.3, 0.2, 0.5]
-BAR = coefficients(BETA)["alpha_bar"]
-EQ_4 = "alpha_bar ** 0.5 * x_0 + (1 - alpha_bar) ** 0.5 * eps"
-EQ_7 = "(before ** 0.5 * beta * x_0 + alpha ** 0.5 * (1 - before) * x_t) / (1 - alpha_bar)"
 
 
 def blame(bad, defect):
@@ -34,12 +30,10 @@ def noised(student, x_0, t, eps):
 
 
 def forward(student):
-    g = torch.Generator().manual_seed(student.seed)
-    x_0, eps = torch.randn(2, 5, 3, 2, 2, generator=g).unbind(0)
-    t = torch.arange(5)
+    t, (x_0, eps) = torch.arange(5), normal(student, 2, 5, 3, 2, 2)
 
     def x_t(old="", new=""):
-        return formula(EQ_4.replace(old, new), BETA, t, x_0=x_0, eps=eps)
+        return formula(EQ_4.replace(old, new), t, x_0=x_0, eps=eps)
     judge(noised(student, x_0, t, eps), x_t(), "x_t of t = 0, 1, 2, 3, 4, Eq. 4", [
         ("variance-for-deviation", x_t("bar) ** 0.5", "bar)").value),
         ("alpha-bar-off-by-one", x_t("alpha_bar", "(0.9 * alpha_bar)").value),      # alpha_1 twice
@@ -102,7 +96,7 @@ def ancestral(student):
     x_0 = asked_rightly(2000, [], 0.3)[0]
     blame(x_0.std() > 0.05, "noise-at-the-last-step")
     expect(x_0, torch.full((2000, 1), 0.3), "samples where all data are 0.3", atol=1e-3)
-    c = coefficients(BETA)
+    c = coefficients()
     for kind in "beta", "beta_tilde":                # eps_theta = 0: x_{t-1} = x_t / sqrt(alpha_t)
         x = asked_rightly(20_000, [kind])[1:]        # and noise, its deviation known to 0.5 %
         for t in 4, 3, 2:
@@ -122,9 +116,9 @@ def clipping(student):
     for sign in 1, -1:
         x_t, eps = torch.full((2, 3), 2.5 * sign), torch.full((2, 3), -3.0 * sign)
         far = (x_t - (1 - BAR[3]) ** 0.5 * eps) / BAR[3] ** 0.5
-        near = formula(EQ_7, BETA, 3, x_0=far.clamp(-1, 1), x_t=x_t)
-        unclipped = formula(EQ_7, BETA, 3, x_0=far, x_t=x_t).value
-        late = formula(EQ_7.replace("before **", "alpha_bar **"), BETA, 3, **near.variables)
+        near = formula(EQ_7, 3, x_0=far.clamp(-1, 1), x_t=x_t)
+        unclipped = formula(EQ_7, 3, x_0=far, x_t=x_t).value
+        late = formula(EQ_7.replace("before **", "alpha_bar **"), 3, **near.variables)
         judge(mean(student, x_t, 3, eps), near, f"the mean of x_2, x_0_hat clipped to {sign}", [
             ("dead-clipping", unclipped), ("dead-clipping", unclipped.clamp(-1, 1)),
             ("wrong-time-in-the-posterior", late.value)])
@@ -146,7 +140,7 @@ def levels(student, x):
 
 
 def network(student):
-    x = torch.randn(2, 1, 4, 5, generator=torch.Generator().manual_seed(student.seed))
+    x = normal(student, 2, 1, 4, 5)
     widths, says = levels(student, x)
     blame(widths == [4, 12, 24], "multipliers-accumulated")
     demand(widths == [4, 12, 8], f"channels 4 and mults (1, 3, 2) gave levels of {widths} channels,"
@@ -168,7 +162,7 @@ def attend(student, x):
 
 def attention(student):
     for size in (8, 8), (3, 5), (2, 4):
-        x = torch.randn(2, 4, *size, generator=torch.Generator().manual_seed(student.seed))
+        x = normal(student, 2, 4, *size)
         try:
             got, w = attend(student, x)
         except Raised as error:

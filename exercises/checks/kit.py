@@ -10,7 +10,6 @@ depend on any other that a student wrote.
 """
 import functools
 import inspect
-import math
 import numbers
 from types import SimpleNamespace
 
@@ -21,6 +20,12 @@ from .formula import Formula
 DTYPES = {str(dtype): dtype for dtype in (
     torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128,
     torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)}
+
+
+BETA = [0.1, 0.3, 0.2, 0.5]                          # of the chain that most checks take
+EQ_4 = "alpha_bar ** 0.5 * x_0 + (1 - alpha_bar) ** 0.5 * eps"
+EQ_7 = "(before ** 0.5 * beta * x_0 + alpha ** 0.5 * (1 - before) * x_t) / (1 - alpha_bar)"
+SAYS = ("eps", "x_0", "v")                           # what the network of a variant predicts
 
 
 class Wrong(AssertionError):
@@ -56,19 +61,6 @@ def theirs(probe):
     return ask
 
 
-def answer(probe, student, args):
-    """Run the student's half of a check here, and return data."""
-    names, before = list(inspect.signature(probe).parameters)[1:], [
-        each.clone() if isinstance(each, torch.Tensor) else None for each in args]
-    torch.manual_seed(student.seed)
-    got = plain(probe(student, *args))
-    for name, was, now in zip(names, before, args, strict=True):
-        if was is not None and not torch.equal(was, now):
-            raise Wrong(f"{name} was changed in place. Compute a new tensor: what a function is "
-                        "given belongs to whoever gave it.")
-    return got
-
-
 def plain(value):
     """Turn what a probe returned into data: no gradients, no other classes, nothing shared."""
     if isinstance(value, torch.Tensor):
@@ -86,29 +78,30 @@ def plain(value):
     return Odd(f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins."))
 
 
-def coefficients(beta):
-    """Return {name: (T + 1,) float64} of beta_1..beta_T, by the definitions of sec. 2."""
-    beta = [0.0] + [float(b) for b in beta]
-    alpha_bar = [math.prod(1 - b for b in beta[:t + 1]) for t in range(len(beta))]
-    tilde = [0.0] + [(1 - alpha_bar[t - 1]) / (1 - alpha_bar[t]) * beta[t]
-                     for t in range(1, len(beta))]
-    values = {"beta": beta, "alpha": [1 - b for b in beta], "alpha_bar": alpha_bar,
-              "one_minus_alpha_bar": [1 - a for a in alpha_bar], "beta_tilde": tilde}
-    return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+def coefficients(beta=BETA):
+    """Return {name: (T + 1,) float64} of beta_1..beta_T, by the definitions of sec. 2 and Eq. 7."""
+    beta = torch.tensor([0.0, *beta], dtype=torch.float64)
+    alpha_bar, beta_tilde = (1 - beta).cumprod(0), torch.zeros_like(beta)
+    beta_tilde[1:] = (1 - alpha_bar[:-1]) / (1 - alpha_bar[1:]) * beta[1:]
+    return {"beta": beta, "alpha": 1 - beta, "alpha_bar": alpha_bar,
+            "one_minus_alpha_bar": 1 - alpha_bar, "beta_tilde": beta_tilde}
 
 
-def formula(text, beta, t, **variables):
-    """Make a `Formula` with alpha_bar_t, alpha_bar_{t-1} (`before`), alpha_t and beta_t.
+BAR = coefficients()["alpha_bar"]
+
+
+def formula(text, t, **variables):
+    """Make a `Formula` with that chain's alpha_bar_t, alpha_bar_{t-1} (`before`), alpha_t, beta_t.
 
     t: int, or (B,) times of variables (B, ...); times are moved to 0..T where a slip leaves it.
     """
-    c, dim = coefficients(beta), max([1, *(value.dim() for value in variables.values()
+    c, dim = coefficients(), max([1, *(value.dim() for value in variables.values()
                                            if isinstance(value, torch.Tensor))])
     t = torch.as_tensor(t)
 
     def at(shift):
         def value(name, back=0):
-            found = c[name][(t + shift - back).clamp(0, len(beta))]
+            found = c[name][(t + shift - back).clamp(0, len(BETA))]
             return found.reshape([-1] + [1] * (dim - 1)) if t.dim() else found
         return {"alpha_bar": value("alpha_bar"), "before": value("alpha_bar", 1),
                 "alpha": value("alpha"), "beta": value("beta"),
@@ -118,9 +111,9 @@ def formula(text, beta, t, **variables):
 
 
 class Process:
-    """A DDPM of our own.  `of(beta, DDPM, "q_sample")` lends it methods of the student."""
+    """A DDPM of our own.  `of(DDPM, "q_sample")` lends it methods of the student."""
 
-    def __init__(self, beta, variance="beta"):
+    def __init__(self, beta=BETA, variance="beta"):
         self.T = len(beta)
         self.exact = SimpleNamespace(**coefficients(beta))
         for name, value in vars(self.exact).items():
@@ -176,9 +169,14 @@ class Process:
         return self
 
     @classmethod
-    def of(cls, beta, DDPM, *names, variance="beta"):
+    def of(cls, DDPM, *names, beta=BETA, variance="beta"):
         methods = {name: DDPM.__dict__[name] for name in names}
         return type("Process", (cls,), methods)(beta, variance)
+
+
+def normal(student, *shape):
+    """Draw normal numbers of the student's seed, but not those that a `theirs` begins with."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(student.seed + 1))
 
 
 def only(*variants):
@@ -189,15 +187,6 @@ def only(*variants):
     return mark
 
 
-def speak(variant, eps, x_t, bar):
-    """Turn a prediction of eps into what the network of a variant predicts: eps, x_0 or v."""
-    x_0 = (x_t - (1 - bar) ** 0.5 * eps) / bar ** 0.5
-    return (eps, x_0, bar ** 0.5 * eps - (1 - bar) ** 0.5 * x_0)[variant]
-
-
-SAYS = ("eps", "x_0", "v")                           # what the network of a variant predicts
-
-
 class Model(torch.nn.Module):
     """A model that keeps what it is asked, as data, and has a weight, as networks have.
 
@@ -205,7 +194,7 @@ class Model(torch.nn.Module):
     x_0 ~ N(m, s^2), and predicts what the network of a variant does.
     """
 
-    def __init__(self, says, beta=(), variant=0):
+    def __init__(self, says, variant=0, beta=BETA):
         super().__init__()
         self.says, self.bar, self.variant = says, coefficients(beta)["alpha_bar"].float(), variant
         self.asked, self.one = [], torch.nn.Parameter(torch.ones(()))
@@ -221,7 +210,8 @@ class Model(torch.nn.Module):
             m, s = self.says
             bar = Process.column(self.bar, t.clamp(1, len(self.bar) - 1), x_t)
             eps = (1 - bar) ** 0.5 * (x_t - bar ** 0.5 * m) / (bar * s ** 2 + 1 - bar)
-            said = speak(self.variant, eps, x_t, bar)
+            x_0 = (x_t - (1 - bar) ** 0.5 * eps) / bar ** 0.5
+            said = (eps, x_0, bar ** 0.5 * eps - (1 - bar) ** 0.5 * x_0)[self.variant]
         return said * self.one.to(said.device)
 
 
@@ -253,30 +243,11 @@ def walked(name, asked, down, shape, raised=""):
                 + (f"; then came {raised}." if raised else ".") + why)
 
 
-def built_on_those_above(check):
-    """If a check fails, let those above it in its module have the first word: why they do."""
-    above = [each for name, each in check.__globals__.items() if name.startswith("check_")]
-
-    @functools.wraps(check)
-    def run(student, *how):
-        try:
-            check(student, *how)
-        except (Wrong, Raised):
-            for each in above:
-                each(student)
-            raise
-    return run
-
-
 def show(value, first=0, digits=5):
     """Write a number, or four of a tensor from a place on."""
-    if isinstance(value, torch.Tensor):
-        few = value.flatten()[first:first + 4].tolist()
-        if value.dim():
-            return ("[" + "..., " * (first > 0) + ", ".join(f"{x:.{digits}g}" for x in few)
-                    + ", ..." * (first + 4 < value.numel()) + "]")
-        value = few[0]
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+    few = ", ".join(f"{x:.{digits}g}" for x in value.flatten()[first:first + 4].tolist())
+    return few if not value.dim() else (
+        "[" + "..., " * (first > 0) + few + ", ..." * (first + 4 < value.numel()) + "]")
 
 
 def both(got, expected):

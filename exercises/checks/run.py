@@ -1,14 +1,18 @@
 """Run the checks of an exercise on somebody's modules."""
 import importlib
+import inspect
 import os
 import traceback
 
-from .kit import Raised, Wrong, answer
+import torch
+
+from .kit import Raised, Wrong, plain
 
 PLACES = {"schedules": "schedules", "ddpm": "ddpm", "unet": "unet", "train": "train",
           "run": "plumbing.run", "analytic": "papers.kit.analytic", "plane": "papers.kit.plane",
           "experiments": "papers.experiments", "variational_bound": "papers.variational_bound",
           "ddim": "papers.ddim", "guidance": "papers.classifier_free_guidance"}
+UNWRITTEN = "not written yet"
 
 
 class Student:
@@ -28,18 +32,26 @@ class Student:
         return importlib.import_module(PLACES.get(name, f"exercises.hunt.{name}"))
 
     def ask(self, probe, args):
-        """Run the student's half of a check, see `kit.theirs`, in this process.
+        """Run the student's half of a check, see `kit.theirs`, in this process; return data.
 
         Raises:
             Wrong, Raised
         """
+        before = [each.clone() if isinstance(each, torch.Tensor) else each for each in args]
+        torch.manual_seed(self.seed)
         try:
-            return answer(probe, self, args)
+            got = plain(probe(self, *args))
         except (Wrong, Raised):
             raise
         except (Exception, SystemExit) as error:     # of the student's code: anything
             kinds = [each.__name__ for each in type(error).__mro__]
             raise Raised(kinds, error, place(error)) from None
+        for name, was, now in zip([*inspect.signature(probe).parameters][1:], before, args,
+                                  strict=True):
+            if isinstance(was, torch.Tensor) and not torch.equal(was, now):
+                raise Wrong(f"{name} was changed in place. Compute a new tensor: what a function "
+                            "is given belongs to whoever gave it.")
+        return got
 
 
 def names(number, variant=0):
@@ -55,15 +67,27 @@ def checks(number):
 def run(number, name, student):
     """Run one check.
 
+    Where an exercise is a LADDER and one of its checks fails, those above it have the first word:
+    they say why.
+
     Returns:
         None if it passes, else what is wrong, in words for the student.
     """
+    there, every = checks(number), names(number, student.variant)
+    wrong = failure(getattr(there, name), student)
+    above = every[:every.index(name)] if wrong and hasattr(there, "LADDER") else ()
+    earlier = (failure(getattr(there, each), student) for each in above)
+    return next((text for text in earlier if text and not text.startswith(UNWRITTEN)), wrong)
+
+
+def failure(check, student):
+    """Return what a check says of a student, if it fails."""
     try:
-        getattr(checks(number), name)(student)
+        check(student)
     except Wrong as error:
         return str(error)
     except Raised as error:
-        return f"not written yet: {error.text}" if error.kinds[0] == "NotImplementedError" \
+        return f"{UNWRITTEN}: {error.text}" if error.kinds[0] == "NotImplementedError" \
             else str(error)
     except Exception as error:                       # of the check, by what nobody thought of
         return f"what your code returned cannot be checked: {type(error).__name__}: {error}"
