@@ -105,7 +105,8 @@ def formula(text, t, **variables):
             return found.reshape([-1] + [1] * (dim - 1)) if t.dim() else found
         return {"alpha_bar": value("alpha_bar"), "before": value("alpha_bar", 1),
                 "alpha": value("alpha"), "beta": value("beta"),
-                "alpha_before": value("alpha", 1), "beta_before": value("beta", 1)}
+                "alpha_before": value("alpha", 1), "beta_before": value("beta", 1),
+                "beta_tilde": value("beta_tilde")}
     return Formula(text, at, **{name: value.double() if isinstance(value, torch.Tensor) else value
                                 for name, value in variables.items()})
 
@@ -170,7 +171,8 @@ class Process:
 
     @classmethod
     def of(cls, DDPM, *names, beta=BETA, variance="beta"):
-        methods = {name: DDPM.__dict__[name] for name in names}
+        own = {name: value for name, value in vars(DDPM).items() if not hasattr(cls, name)}
+        methods = own | {name: vars(DDPM)[name] for name in names}       # and what helps them
         return type("Process", (cls,), methods)(beta, variance)
 
 

@@ -200,3 +200,20 @@ def test_every_exercise_has_its_mistakes_right_answers_and_texts():
                                             "Hint 2", "Hint 3"))
             assert (exercise["Question"] == EXERCISES[number]["Question"]) == (
                 exercise["Answer"] == EXERCISES[number]["Answer"])
+
+
+def test_what_else_a_student_puts_into_the_class_is_there():
+    class DDPM:
+        half = 0.5
+
+        def mix(self, a, x_0, eps):
+            return a ** self.half * x_0 + (1 - a) ** self.half * eps
+
+        def q_sample(self, x_0, t, eps):
+            return self.mix(self.column(self.alpha_bar, t, x_0), x_0, eps)
+
+        def draw_t(self, B):
+            raise AssertionError("nobody asked for it")
+
+    student = run.Student(modules={"ddpm": types.SimpleNamespace(DDPM=DDPM)})
+    assert [run.run(2, name, student) for name in run.names(2)] == [None] * 4
