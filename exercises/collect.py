@@ -18,11 +18,13 @@ from plumbing.files import nobodys
 
 LARGEST = 2 ** 20                                    # bytes of code; a notebook has pictures
 READ = (".py", ".ipynb", ".md", ".zip")              # of all else only the name is looked at
+PACKED = (".tar", ".gz", ".tgz", ".xz", ".bz2", ".rar", ".7z")     # and these are not opened
 # Doe, Jane may hand in doejane_LATE_12345_678_ddpm-1.py, or one "ddpm (2).py".
 RENAMED = r"(?:^|.*[\W_]){}(?:[ _-]*\(?\d+\)?| copy)?"
 SUSPECT = {"checks", "inspect", "gc", "ctypes", "subprocess", "socket", "atexit", "_exit", "fork",
            "_getframe", "currentframe", "f_back", "f_locals", "tb_frame", "from_file", "kill",
-           "addaudithook", "settrace", "setprofile", "rmtree", "__subclasses__", "get_referrers"}
+           "open", "exec", "eval", "glob", "addaudithook", "settrace", "setprofile", "rmtree",
+           "__subclasses__", "get_referrers"}
 
 
 def read(path, most=64 * LARGEST):
@@ -32,8 +34,8 @@ def read(path, most=64 * LARGEST):
     """
     found = {}
     if hasattr(path, "is_dir") and path.is_dir():
-        there = [(each.relative_to(path).as_posix(), lambda each=each: each.open("rb"))
-                 for each in sorted(path.rglob("*")) if each.is_file() and not each.is_symlink()]
+        there = [(each.relative_to(path).as_posix(), lambda each=each: opened(each))
+                 for each in sorted(path.rglob("*")) if each.is_file()]
     else:
         try:
             archive = zipfile.ZipFile(path)
@@ -42,14 +44,14 @@ def read(path, most=64 * LARGEST):
                      for info in archive.infolist() if not info.is_dir()]
         except Exception as error:                   # of a damaged zip: anything
             return {"": ValueError(str(error))}
-    for name, opened in there:
+    for name, opens in there:
         parts, content = PurePosixPath(name).parts, b""
         if any(nobodys(part) or part == ".." for part in parts) or "assets" in parts[:-1]:
             continue
         try:
             if name.lower().endswith(READ):
                 limit = LARGEST if name.lower().endswith(".py") else most
-                with opened() as file:
+                with opens() as file:
                     content = file.read(limit + 1)
                 if len(content) > limit:
                     raise ValueError(f"it has more than {limit:,} bytes")
@@ -61,6 +63,12 @@ def read(path, most=64 * LARGEST):
         else:
             found[name] = content
     return found
+
+
+def opened(path):
+    if path.is_symlink():
+        raise ValueError("it is a link")
+    return path.open("rb")
 
 
 def submissions(path, wanted, one=False):
@@ -138,21 +146,24 @@ class Taken:
         self.asked = {name: locate(name) for exercise in chosen for name in exercise.blanks}
         self.sources, self.answers, self.remarks, self.used = {}, {}, [], set()
         wanted = sorted({file for exercise in chosen for file in exercise.files})
-        root = self.root(wanted)
+        root, self.bad = self.root(wanted), set()    # files that are there and no Python
         for found in (lambda file: ["/".join((*root, file))],
                       lambda file: sorted(name for name in self.files if called(name, [file])),
                       lambda file: [name for name in self.files if self.defines(name, file)]):
             for file in wanted:
                 if file not in self.sources:
-                    self.take(file, found(file))
+                    self.take(file, found(file), "/".join((*root, file)))
         self.write_down()
         self.read_notebooks()
-        self.remarks += [f"there is no {file}" for file in wanted if file not in self.sources]
-        self.remarks += [f"{name or 'it'} cannot be read: {content}" for name, content
-                         in files.items() if name not in self.files]
+        damaged = {name: error for name, error in files.items() if name not in self.files}
+        self.bad |= {called(name, wanted) for name in damaged}
+        self.remarks += [f"{name or 'it'} cannot be read: {str(error) or 'it is damaged'}"
+                         for name, error in damaged.items()]
+        self.remarks += [f"there is no {file}" for file in wanted
+                         if file not in self.sources and file not in self.bad]
         handout = {file for file in files if "/".join((*root, "checks")) in file} | {
             "/".join((*root, file)) for file in (*make.MODULES, "conftest.py")}
-        rest = [name for name in self.files if name.lower().endswith((".py", ".ipynb"))
+        rest = [name for name in self.files if name.lower().endswith((".py", ".ipynb", *PACKED))
                 and name not in self.used | handout
                 and f"{'/'.join(root)}/papers" not in f"/{name}"]
         if rest:
@@ -168,15 +179,11 @@ class Taken:
         def has(root):
             return sum("/".join((*root, file)) in self.files for file in wanted)
 
-        root = min(roots, key=lambda root: (-has(root), len(root), root), default=())
-        others = sorted("/".join(other) or "." for other in roots - {root})
-        if others:
-            self.remarks.append(f"taken from {'/'.join(root) or '.'}, and not from "
-                                f"{', '.join(others)}")
-        return root
+        return min(roots, key=lambda root: (-has(root), len(root), root), default=())
 
-    def take(self, file, names):
-        """Take the last of these that is Python for a file that is wanted."""
+    def take(self, file, names, its_own):
+        """Take the last of these that is Python for a file that is wanted; say so if it is called
+        otherwise than `its_own`."""
         for name in reversed([each for each in names if each in self.files.keys() - self.used]):
             self.used.add(name)
             try:
@@ -184,11 +191,12 @@ class Taken:
                 ast.parse(source, file)
             except Exception as error:               # deeply nested, other encodings: anything
                 self.remarks.append(f"{name} cannot be read: {error}")
+                self.bad.add(file)
                 continue
-            if file not in self.sources:
-                self.sources[file] = source
-                if not f"/{name}".endswith(f"/{file}"):
-                    self.remarks.append(f"{name} is taken for {file}")
+            self.sources[file] = source
+            if name != its_own:
+                self.remarks.append(f"{name} is taken for {file}")
+            return
 
     def defines(self, name, file):
         """Does a file of any name define what the exercises ask for in that file?"""
@@ -223,7 +231,8 @@ class Taken:
             try:
                 cells = [(cell.get("metadata", {}), "".join(cell.get("source", ())))
                          for cell in json.loads(content)["cells"]]
-                for facts, text in cells:
+                before = len(self.sources), len(self.answers), len(self.remarks)
+                for facts, text in reversed(cells):  # a later one is what ran last
                     self.answer(str(facts.get("question", "")), text.partition("Your answer:")[2])
                     first, _, body = text.partition("\n")
                     told = re.match(r"%%answer\s+(\S+)", first)
@@ -233,6 +242,9 @@ class Taken:
                             self.put(module, function, body, name)
                         elif not told and re.match(rf"(@.*\n)*def {short}\(", text):
                             self.put(module, function, text, name)
+                if (len(self.sources), len(self.answers), len(self.remarks)) == before:
+                    self.remarks.append(f"{name}: no cell is %%answer and a function, or one that "
+                                        "is asked for, which the files have not")
             except Exception as error:               # of what is no notebook: anything
                 self.remarks.append(f"{name} cannot be read: {error}")
 

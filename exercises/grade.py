@@ -13,9 +13,11 @@ What such a process does besides is for a container to keep in bounds: bubblewra
 or, for root, another user; a line says if there is neither.
 """
 import csv
+import itertools
 import json
 import os
 import queue
+import re
 import shlex
 import shutil
 import signal
@@ -33,7 +35,8 @@ from exercises.checks.worker import decode, encode
 from plumbing.cli import Parser, check_writable, file_name, integer, one_line_errors
 from plumbing.files import replacing
 
-LONGEST = 2000                                       # characters of a remark
+LONGEST, CELL = 2000, 30_000                         # characters of a remark, and of a cell
+USERS = itertools.count(70_000)                      # of whom there is none
 START = 300                                          # seconds that importing torch may take
 KEPT = "PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "SYSTEMROOT"      # of the surroundings
 ANSWER = 2 ** 28                                     # characters of an answer
@@ -49,7 +52,7 @@ class Remote(run.Student):
     def __init__(self, folder, number, args):
         super().__init__(args.seed, *run.handed_out(folder / "checks"))
         self.seconds, self.gone = START, ""
-        scratch = folder / f"scratch{number}"
+        scratch = folder / "scratch"
         scratch.mkdir()
         scratch.chmod(0o777)
         keep = {name: value for name, value in os.environ.items() if name in KEPT}
@@ -123,21 +126,25 @@ def isolated(args):
                   *(part for path in (sys.prefix, sys.base_prefix)
                     for part in ("--ro-bind", path, path)),
                   "--bind", "{}", "{}", "--dev", "/dev", "--proc", "/proc", "--"]
-    nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--"]
+    nobody = ["setpriv", "--reuid={user}", "--regid={user}", "--clear-groups", "--"]
     with tempfile.TemporaryDirectory() as folder:
-        for way in bubblewrap, nobody:
+        for way in bubblewrap, nobody, []:
             try:
                 command = [*within(way, folder), sys.executable, "-c", "import torch"]
                 if not subprocess.run(command, capture_output=True).returncode:
-                    return way
+                    break
             except OSError:                          # there is no such program
                 pass
-    print("what is graded runs with your rights here: install bubblewrap, or see README")
-    return []
+    if way is not bubblewrap:
+        print("what is graded can read here what " + (
+            "everybody can: " if way else "you can, and write it: ")
+            + "install bubblewrap, or see README")
+    return way
 
 
 def within(way, folder):
-    return [part.replace("{}", str(folder)) for part in way]
+    user = str(next(USERS))                          # each has one of its own, who has no files
+    return [part.replace("{}", str(folder)).replace("{user}", user) for part in way]
 
 
 def grade(files, chosen, args):
@@ -175,7 +182,9 @@ def checked(exercise, sources, folder, args):
     names = run.names(exercise.number, args.variant)
     if not set(exercise.files) & set(sources):
         return [(name, "no file of it was handed in") for name in names]
-    student = Remote(folder, exercise.number, args)
+    own = folder.with_name(str(exercise.number))     # whatever another exercise does to its files
+    shutil.copytree(folder, own)
+    student = Remote(own, exercise.number, args)
     try:
         said = [(name, run.run(exercise.number, name, student)) for name in names]
         return [(name, wrong and wrong[:LONGEST]) for name, wrong in said]
@@ -209,11 +218,12 @@ def grade_all(args):
             for exercise in chosen:                  # for whoever reads them to fill in
                 rows[-1] |= {f"answer {exercise.number}": answers.get(exercise.number, ""),
                              f"points of answer {exercise.number}": ""}
-            results = {"score": own or 0, "output": "\n".join(remarks), "tests": [
+            results = {"score": own or 0, "tests": [
                 {"name": f"{exercise.number}: {run.said(name)}", "output": wrong or "",
-                 "score": 0 if wrong else exercise.minutes / len(said[exercise.number]),
-                 "max_score": exercise.minutes / len(said[exercise.number])}
-                for exercise in chosen for name, wrong in said[exercise.number]]}
+                 "score": 0 if wrong else round(exercise.minutes / len(said[exercise.number]), 2),
+                 "max_score": round(exercise.minutes / len(said[exercise.number]), 2)}
+                for exercise in chosen for name, wrong in said[exercise.number]], "output":
+                "\n".join([*remarks, *(f"answer {n}: {text}" for n, text in answers.items())])}
             print(f"{ascii(who)[1:-1]}: {f'{own:g} of {total}' if own != '' else remarks[0]}",
                   flush=True)
     with replacing(args.json or args.csv) as tmp, \
@@ -224,12 +234,17 @@ def grade_all(args):
             writer = csv.DictWriter(f, rows[0])
             writer.writeheader()
             writer.writerows([{name: safe(cell) for name, cell in row.items()} for row in rows])
-    print(f"wrote {args.json or args.csv}")
+    lost = sum(row[f"total (of {total})"] == "" for row in rows)
+    print(f"wrote {args.json or args.csv}"
+          + f"; {lost} could not be graded, see the remarks: try again" * (lost > 0))
 
 
 def safe(cell):
-    """Keep a spreadsheet from taking what a student wrote for a formula."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@")) else cell
+    """Keep a spreadsheet from taking what a student wrote for a formula, or for too much."""
+    if not isinstance(cell, str):
+        return cell
+    text = re.sub(r"[\x00-\x08\x0b-\x1f]", " ", cell)[:CELL]
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
 def main(argv=None):

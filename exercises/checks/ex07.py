@@ -61,7 +61,7 @@ def sample(student, shape, says, clip=True, variance="beta", beta=BETA, seeds=No
 def elsewhere(student, name):
     """Return what a method makes on torch's meta device: its t, its x_T or its x_{t-1}."""
     process, model, x_t = lend(student, device="meta"), Model(0.0), torch.zeros(2, 3, device="meta")
-    process.predict_x_0 = process.posterior_mean = lambda one, two, three: torch.zeros_like(x_t)
+    process.predict_x_0 = process.posterior_mean = lambda *_, **__: torch.zeros_like(x_t)
     if name == "posterior_sample":
         return process.posterior_sample(x_t, x_t, 2)
     if name == "p_sample":

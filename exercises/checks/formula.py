@@ -13,7 +13,7 @@ import torch
 
 NAMES = {"alpha_bar": "alpha_bar_t", "before": "alpha_bar_{t-1}", "alpha": "alpha_t",
          "beta": "beta_t", "alpha_bar_s": "alpha_bar_s", "alpha_before": "alpha_{t-1}",
-         "beta_before": "beta_{t-1}"}
+         "beta_before": "beta_{t-1}", "beta_tilde": "beta_tilde_t"}
 
 
 class Formula:

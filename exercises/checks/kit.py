@@ -103,7 +103,8 @@ def formula(text, t, **variables):
         return {name: c[of][when].reshape(shape) for name, of, when in (
             ("alpha_bar", "alpha_bar", now), ("before", "alpha_bar", before),
             ("alpha", "alpha", now), ("beta", "beta", now),
-            ("alpha_before", "alpha", before), ("beta_before", "beta", before))}
+            ("alpha_before", "alpha", before), ("beta_before", "beta", before),
+            ("beta_tilde", "beta_tilde", now))}
     return Formula(text, at, **{name: value.double() for name, value in variables.items()})
 
 
@@ -167,7 +168,8 @@ class Process:
 
     @classmethod
     def of(cls, DDPM, *names, beta=BETA, variance="beta"):
-        methods = {name: DDPM.__dict__[name] for name in names}
+        own = {name: value for name, value in vars(DDPM).items() if not hasattr(cls, name)}
+        methods = own | {name: vars(DDPM)[name] for name in names}       # and what helps them
         return type("Process", (cls,), methods)(beta, variance)
 
 

@@ -107,6 +107,8 @@ def score(minutes, passed, checks):
 
 def place(error):
     """Say where in the student's code an error came up, or that it did in the check."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"in {os.path.basename(error.filename)}, line {error.lineno}"
     others = "site-packages", "<frozen", f"{os.sep}lib{os.sep}python", f"{os.sep}checks{os.sep}"
     own = [frame for frame in traceback.extract_tb(error.__traceback__)
            if not any(part in frame.filename for part in others)]

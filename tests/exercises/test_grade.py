@@ -35,10 +35,10 @@ def submit(folder, first=FIRST, cosine=COSINE_BODY, q_sample=Q_BODY, mean=MEAN_B
     return folder
 
 
-def grades(folder, *flags, only=ONLY):
+def grades(folder, *flags, only=ONLY, inside=("--inside", "")):
     """Grade folder / "in" and return {submission: {column: cell}}."""
     out = folder / "grades.csv"
-    grade.main([str(folder / "in"), "--csv", str(out), "--only", *only, *flags])
+    grade.main([str(folder / "in"), "--csv", str(out), "--only", *only, *inside, *flags])
     with open(out, newline="", encoding="utf-8") as f:
         return {row["submission"]: row for row in csv.DictReader(f)}
 
@@ -262,7 +262,7 @@ def graded(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp)                             # given by a relative path, as README has it
         rows = grades(tmp.relative_to(tmp), "--variant", "1", "--seed", "3", "--memory", "1",
-                      "--jobs", "2", "--time-limit", "5")
+                      "--jobs", "2", "--time-limit", "3")
     return tmp, rows
 
 
@@ -315,7 +315,7 @@ def test_json_is_of_one_submission_by_the_same_road(tmp_path, monkeypatch):
     said = {1: [("check_a", None), ("check_b", "no")], 2: [("check_c", None)], 3: []}
     monkeypatch.setattr(grade, "checked", lambda exercise, *_: said[exercise.number])
     grade.main([str(tmp_path / "submission"), "--json", str(tmp_path / "r.json"), "--only", "1",
-                "2"])
+                "2", "--inside", ""])
     results = json.loads((tmp_path / "r.json").read_text())
     assert results["score"] == 30
     assert results["tests"] == [
@@ -398,6 +398,6 @@ open("mine", "w")
 raise KeyError"""
     submit(tmp_path / "in" / "ada")
     submit(tmp_path / "in" / "eve", q_sample=body)
-    rows = grades(tmp_path, only=["2"])
+    rows = grades(tmp_path, only=["2"], inside=())
     assert points(rows["ada"]) == [20]
     assert "KeyError" in rows["eve"]["remarks"] and "returned" not in rows["eve"]["remarks"]

@@ -402,3 +402,13 @@ WRONG_IN_VARIANT = [
     (2, 6, LOSS, swap(V_LOSS, ", t) - v", ", t) + v"), "sign of v is wrong"),
     (2, 6, LOSS, swap(V_LOSS, DRAW, "torch.randint(1, self.T + 1, (len(x_0),))"), "on the CPU"),
 ]
+
+WRONG += [
+    (3, MEAN, swap(MEAN_BODY, "at(self.beta, t, x_0)\n", "at(self.beta_tilde, t, x_0)\n"),
+     "beta_tilde_t stands where beta_t belongs"),
+]
+RIGHT += [
+    (2, {Q: """def mix(a, b):
+    return a.sqrt() * x_0 + b.sqrt() * eps
+return mix(at(self.alpha_bar, t, x_0), at(self.one_minus_alpha_bar, t, x_0))"""}),
+]
