@@ -197,9 +197,10 @@ def make(chosen, out, solutions=False, variant=0, with_notebook=False, grader=Fa
 
 def copy_checks(chosen, out, variant, grader):
     """Copy the checks of these exercises, their hints, and for the grader its worker."""
-    here, own = ROOT / "exercises", {f"ex{exercise.number:02}.py" for exercise in chosen}
+    here, numbers = ROOT / "exercises", {exercise.number for exercise in chosen}
+    others = {f"ex{number:02}.py" for number in exercises().keys() - numbers}
     for path in (here / "checks").glob("*.py"):
-        if path.name in own if path.name.startswith("ex") else grader or path.name != "worker.py":
+        if path.name not in others and (grader or path.name != "worker.py"):
             write(out / "checks" / path.name, path.read_text(encoding="utf-8"))
     shutil.move(out / "checks" / "conftest.py", out)             # where pytest learns its options
     write(out / "checks" / "variant.txt", f"{variant}\n")
