@@ -4,9 +4,9 @@ import itertools
 
 import torch
 
-from .kit import (BAR, BETA, EQ_7, SAYS, Model, Process, coefficients, demand, expect,
-                  expect_noise, formula, normal, on_meta, plain, refused, same, tensor, theirs,
-                  walked)
+from .kit import (BAR, BETA, EQ_7, SAYS, Model, Process, coefficients, demand, expect, expect_noise,
+                  expect_of_generator, formula, normal, on_meta, plain, refused, same, tensor,
+                  theirs, walked)
 
 LADDER = True                                        # see run.run
 METHODS = ("p_sample", "estimate_x_0", "posterior_sample", "reverse_process", "sample")
@@ -215,15 +215,12 @@ def check_the_generator_fixes_the_noise(student):
     """The same generator, the same x_{t-1}; no noise from anywhere else."""
     x_t = torch.zeros(50, 1)
     for name, draw in (
-            *((name, lambda at, name=name: step(student, name, x_t, x_t, 3, seeds=at))
+            *((name, lambda *at, name=name: step(student, name, x_t, x_t, 3, seeds=at))
               for name in ("posterior_sample", "p_sample")),
-            ("reverse_process", lambda at: threes(
+            ("reverse_process", lambda *at: threes(
                 reverse(student, x_t, [0.0, 1.0], seeds=at)[0])[-1][1]),
-            ("sample", lambda at: sample(student, [50, 1], [0.0, 1.0], seeds=at)[0])):
-        one, two, three = (tensor(draw(at), name, x_t.shape) for at in ((0, 0), (0, 1), (1, 2)))
-        demand(same(one, two), f"{name}: the same generator gave other noise. Pass generator to "
-               "torch.randn. Pass it on, to the first draw and to every step.")
-        demand(not same(one, three), f"{name}: another generator gave the same noise, or none")
+            ("sample", lambda *at: sample(student, [50, 1], [0.0, 1.0], seeds=at)[0])):
+        expect_of_generator(draw, name, x_t.shape)
 
 
 def check_all_of_sampling_gives_the_data(student):

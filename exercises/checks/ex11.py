@@ -7,7 +7,8 @@ from unittest import mock
 import torch
 
 from .kit import (BAR, BETA, Formula, Model, Process, coefficients, demand, expect, expect_noise,
-                  formula, normal, on_meta, refused, same, tensor, theirs, walked)
+                  expect_of_generator, formula, normal, on_meta, refused, same, tensor, theirs,
+                  walked)
 
 LADDER = True                                        # see run.run
 EQ_15 = "(x_t - (1 - alpha_bar) ** 0.5 * eps_theta) / alpha_bar ** 0.5"      # of Ho et al.
@@ -208,14 +209,10 @@ def check_sample_hands_eta_and_clip_to_every_step(student):
 
 def check_the_generator_fixes_the_noise(student):
     x = torch.zeros(50, 1)
-    for name, draw in (("step", lambda *seeds: jump(student, x, [0.3, 0.0], 4, 2, 1.0, True,
-                                                    *seeds)[0]),
-                       ("sample", lambda *seeds: walk(student, x, [0.0, 1.0], [1, 2, 4], 1.0, True,
-                                                      *seeds)[0])):
-        one, two, three = (tensor(draw(*each), name, x.shape) for each in ((0, 0), (0, 1), (1, 2)))
-        demand(same(one, two), f"{name}: the same generator gave other noise. Pass generator to "
-               "torch.randn, and to every step.")
-        demand(not same(one, three), f"{name}: another generator gave the same noise, or none")
+    expect_of_generator(lambda *seeds: jump(
+        student, x, [0.3, 0.0], 4, 2, 1.0, True, *seeds)[0], "step", x.shape)
+    expect_of_generator(lambda *seeds: walk(
+        student, x, [0.0, 1.0], [1, 2, 4], 1.0, True, *seeds)[0], "sample", x.shape)
 
 
 def check_all_is_on_the_device_of_x_t(student):

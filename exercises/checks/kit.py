@@ -341,6 +341,14 @@ def expect_noise(noise, deviation, seed, what, mistakes=()):
     expect(noise.std(), deviation, f"the deviation of {what}", rtol=0, atol=error)
 
 
+def expect_of_generator(draw, what, shape):
+    """Raise Wrong unless draw(seed of its generator, seed of all else) follows the first only."""
+    one, two, three = (tensor(draw(*seeds), what, shape) for seeds in ((0, 0), (0, 1), (1, 2)))
+    demand(same(one, two), f"{what}: the same generator gave other noise. Pass generator to "
+           "torch.randn. Pass it on, to the first draw and to every step.")
+    demand(not same(one, three), f"{what}: another generator gave the same noise, or none")
+
+
 def demand(condition, message):
     if not condition:
         raise Wrong(message)
