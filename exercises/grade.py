@@ -192,6 +192,37 @@ def checked(exercise, sources, folder, args):
         student.end()
 
 
+def row_of(who, chosen, said, answers, remarks):
+    """Return the row of a submission: its points and their sum, remarks, and answers in writing."""
+    marks = {}
+    for exercise in chosen:
+        wrong = [text for _, text in said[exercise.number]]
+        marks[f"exercise {exercise.number} (of {exercise.minutes})"] = run.score(
+            exercise.minutes, wrong.count(None), len(wrong))
+    row = {"submission": who, **marks, total_of(chosen): "" if "" in marks.values() else round(
+        sum(marks.values()), 1), "remarks": "\n".join(remarks)}
+    for exercise in chosen:                          # for whoever reads them to fill in
+        row |= {f"answer {exercise.number}": answers.get(exercise.number, ""),
+                f"points of answer {exercise.number}": ""}
+    return row
+
+
+def total_of(chosen):
+    return f"total (of {sum(exercise.minutes for exercise in chosen)})"
+
+
+def for_gradescope(row, chosen, said, answers, remarks):
+    """Return what Gradescope reads of a submission whose row this is."""
+    tests = []
+    for exercise in chosen:
+        for name, wrong in said[exercise.number]:
+            worth = round(exercise.minutes / len(said[exercise.number]), 2)
+            tests.append({"name": f"{exercise.number}: {run.said(name)}", "output": wrong or "",
+                          "score": 0 if wrong else worth, "max_score": worth})
+    return {"score": row[total_of(chosen)] or 0, "tests": tests, "output": "\n".join(
+        [*remarks, *(f"answer {number}: {text}" for number, text in answers.items())])}
+
+
 def grade_all(args):
     chosen = make.choose(args.only, args.variant)
     wanted = sorted({file for exercise in chosen for file in exercise.files})
@@ -202,39 +233,23 @@ def grade_all(args):
         raise ValueError(f"nothing was handed in in {args.submissions}")
     check_writable(args.json or args.csv)
     args.inside = isolated(args)
-    total, rows, results = sum(exercise.minutes for exercise in chosen), [], {}
+    minutes, total, rows = sum(each.minutes for each in chosen), total_of(chosen), []
     with ThreadPoolExecutor(args.jobs) as pool:
         for who, result in zip(there, pool.map(lambda files: grade(files, chosen, args),
                                                there.values()), strict=True):
-            said, answers, remarks = result
-            marks = {}
-            for exercise in chosen:
-                wrong = [text for _, text in said[exercise.number]]
-                marks[f"exercise {exercise.number} (of {exercise.minutes})"] = run.score(
-                    exercise.minutes, wrong.count(None), len(wrong))
-            own = "" if "" in marks.values() else round(sum(marks.values()), 1)
-            rows.append({"submission": who, **marks, f"total (of {total})": own,
-                         "remarks": "\n".join(remarks)})
-            for exercise in chosen:                  # for whoever reads them to fill in
-                rows[-1] |= {f"answer {exercise.number}": answers.get(exercise.number, ""),
-                             f"points of answer {exercise.number}": ""}
-            results = {"score": own or 0, "tests": [
-                {"name": f"{exercise.number}: {run.said(name)}", "output": wrong or "",
-                 "score": 0 if wrong else round(exercise.minutes / len(said[exercise.number]), 2),
-                 "max_score": round(exercise.minutes / len(said[exercise.number]), 2)}
-                for exercise in chosen for name, wrong in said[exercise.number]], "output":
-                "\n".join([*remarks, *(f"answer {n}: {text}" for n, text in answers.items())])}
-            print(f"{ascii(who)[1:-1]}: {f'{own:g} of {total}' if own != '' else remarks[0]}",
-                  flush=True)
+            rows.append(row_of(who, chosen, *result))
+            own, remarks = rows[-1][total], result[-1]
+            print(f"{ascii(who)[1:-1]}: " + (remarks[0] if own == "" else
+                                             f"{own:g} of {minutes}"), flush=True)
     with replacing(args.json or args.csv) as tmp, \
             open(tmp, "w", newline="", encoding="utf-8", errors="backslashreplace") as f:
         if args.json:
-            json.dump(results, f, indent=1)
+            json.dump(for_gradescope(rows[0], chosen, *result), f, indent=1)
         else:
             writer = csv.DictWriter(f, rows[0])
             writer.writeheader()
             writer.writerows([{name: safe(cell) for name, cell in row.items()} for row in rows])
-    lost = sum(row[f"total (of {total})"] == "" for row in rows)
+    lost = sum(row[total] == "" for row in rows)
     print(f"wrote {args.json or args.csv}"
           + f"; {lost} could not be graded, see the remarks: try again" * (lost > 0))
 
