@@ -34,6 +34,7 @@ COMMANDS = {                                         # of each program, but for 
     "dps": CORE,
     "super_resolution": "",
     "latent_diffusion": "",
+    "score_distillation": "",
 }
 PAGE = """<!doctype html>
 <meta charset="utf-8">
