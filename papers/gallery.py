@@ -35,6 +35,7 @@ COMMANDS = {                                         # of each program, but for 
     "super_resolution": "",
     "latent_diffusion": "",
     "score_distillation": "",
+    "anomaly": f"{CORE} --n 32",
 }
 PAGE = """<!doctype html>
 <meta charset="utf-8">

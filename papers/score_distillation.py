@@ -156,7 +156,7 @@ def draw_figure(rows, alike, mixture, ends):
         below.hist(theta.numpy(), x[::2].numpy(), density=True, alpha=0.7, label=name)
     below.set(xlabel="theta", ylabel="density", xlim=(-2.5, 2.5), yscale="symlog", ylim=(0, 40))
     curve = below.twinx()
-    curve.plot(x, loss(mixture, x, range(20, 981, 20)), "k", lw=1, label="Eq. 4, nats")
+    curve.plot(x, loss(mixture, x, range(20, 981, 20)), "k", lw=1, label="Eq. 4, all t (right)")
     lines = [each.get_legend_handles_labels()[0] for each in (below, curve)]
     curve.legend(handles=sum(lines, []), fontsize=8)
     return figure
