@@ -8,9 +8,9 @@ Graham et al. 2022, "Denoising diffusion models for out-of-distribution detectio
 Nothing is trained.  An image is noised to 19 levels and reconstructed from each; the error is
 compared with that of held-out digits, as a z-score, and the mean of the z-scores says how unusual
 the image is.  AUROC is the probability that an anomaly has the larger score than a digit: 1 if all
-have, 0.5 by chance.  The picture shows what is reconstructed, AUROC at each level alone, and beside
-it the variational bound.  The bound takes a blank image for the most usual of all: what is likely
-need not be typical.
+have, 0.5 by chance.  (A mirrored 0 or 8 is still one, so that not all can.)  The picture shows what
+is reconstructed, AUROC by each level alone and by all, and the variational bound.  The bound takes
+a blank image for the most usual of all: what is likely need not be typical.
 
 Departures: the paper walks back to x_0 by PLMS, here x_0_hat (Ho et al. 2020, Eq. 15) is the
 reconstruction, at one evaluation each; and its errors are MSE and LPIPS, here MSE alone.  The mean
@@ -48,7 +48,7 @@ def reconstruct(ddpm, model, x_0, t, generator=None, clip=True):
 
 
 def errors(ddpm, model, x_0, times, clip=True, generator=None):
-    """Return the mean squared error of x_0_hat from each time.  Graham et al. 2022, sec. 3.
+    """Return the mean squared error of x_0_hat from each time.  Graham et al. 2022.
 
         e_t = || x_0 - x_0_hat ||^2 / D,   x_0_hat of one x_t ~ q(x_t | x_0)
 
