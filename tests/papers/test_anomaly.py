@@ -84,17 +84,19 @@ def test_auroc_is_the_share_of_pairs_in_order():
 
 def test_too_large_is_seen_by_the_mean_of_z_and_too_small_by_that_of_its_size():
     e = {kind: torch.randn(300, 4, generator=noise(i)) for i, kind in enumerate(
-        ("reference", "digits", "alike", "worse", "better"))}
+        ("reference", "digits", "alike", "worse", "better", "both"))}
     e["worse"] += 5
     e["better"] -= 5
+    e["both"] += torch.tensor([5.0, -5, 5, -5])
     e["one"] = e["alike"].clone()
     e["one"][:, 2] += 9
     found = judge(e)
-    assert list(found) == ["alike", "worse", "better", "one"]
+    assert list(found) == ["alike", "worse", "better", "both", "one"]
     assert all(values.shape == (6,) for values in found.values())
     torch.testing.assert_close(found["alike"], torch.full((6,), 0.5), rtol=0, atol=0.1)
     assert found["worse"].min() > 0.99 and found["better"][1] > 0.99
     assert found["better"][0] < 0.01 and found["better"][2:].max() < 0.01
+    assert found["both"][1] > 0.99 and abs(found["both"][0] - 0.5) < 0.1
     assert (found["one"][2:] > 0.9).tolist() == [False, False, True, False]
 
 
