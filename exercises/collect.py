@@ -12,6 +12,7 @@ import zipfile
 from pathlib import PurePosixPath
 
 from exercises import make
+from exercises.answer import functions, locate, put
 from exercises.hint import sections
 from plumbing.files import nobodys
 
@@ -22,9 +23,8 @@ PACKED = (".tar", ".gz", ".tgz", ".xz", ".bz2", ".rar", ".7z")     # and these a
 RENAMED = r"(?:^|.*[\W_]){}(?:[ _-]*\(?\d+\)?| copy)?"
 SUSPECT = {"checks", "inspect", "gc", "ctypes", "subprocess", "socket", "atexit", "_exit", "fork",
            "_getframe", "currentframe", "f_back", "f_locals", "tb_frame", "from_file", "kill",
-           "open", "exec", "eval", "glob",
-           "addaudithook", "settrace", "setprofile",
-           "rmtree", "__subclasses__", "get_referrers"}
+           "open", "exec", "eval", "glob", "addaudithook", "settrace", "setprofile", "rmtree",
+           "__subclasses__", "get_referrers"}
 
 
 def read(path, most=64 * LARGEST):
@@ -50,10 +50,11 @@ def read(path, most=64 * LARGEST):
             continue
         try:
             if name.lower().endswith(READ):
+                limit = LARGEST if name.lower().endswith(".py") else most
                 with opens() as file:
-                    content = file.read(most + 1)
-                if len(content) > (LARGEST if name.lower().endswith(".py") else most):
-                    raise ValueError("it is larger than a megabyte")
+                    content = file.read(limit + 1)
+                if len(content) > limit:
+                    raise ValueError(f"it has more than {limit:,} bytes")
         except Exception as error:                   # the same
             content = ValueError(str(error))
         if name.lower().endswith(".zip") and isinstance(content, bytes):
@@ -89,22 +90,21 @@ def submissions(path, wanted, one=False):
     files = read(path)
     if one or set(files) & {*wanted, "exercises.ipynb"}:
         return {path.stem if path.is_file() else path.resolve().name: files}
-    packed, everyone = set(), {}
+    unpacked, everyone = False, {}
     if path.is_dir():                                # who handed in a folder without a file
         everyone = {each.name: {} for each in sorted(path.iterdir())
                     if each.is_dir() and not nobodys(each.name)}
     for name, content in files.items():
         who, _, inner = name.partition("/")
         if not inner:
-            who, inner = loose(name, wanted)
-            packed.add(who)
+            unpacked, (who, inner) = True, loose(name, wanted)
         everyone.setdefault(who, {})[inner] = content
-    if len(everyone) == 1 and not packed and path.suffix.lower() == ".zip":
-        (folder, inside), = everyone.items()         # a zip that has one folder around all
+    if len(everyone) == 1 and not unpacked and path.suffix.lower() == ".zip":
+        inside, = everyone.values()                  # a zip that has one folder around all
         again = {each.partition("/")[0] for each in inside}
         if not any(called(each, wanted) for each in inside) and len(again) > 1:
-            return {f"{who}": {name.partition("/")[2]: content for name, content in inside.items()
-                               if name.partition("/")[0] == who} for who in sorted(again)}
+            return {who: {name.partition("/")[2]: content for name, content in inside.items()
+                          if name.partition("/")[0] == who} for who in sorted(again)}
     return dict(sorted(everyone.items()))
 
 
@@ -141,32 +141,31 @@ class Taken:
     """
 
     def __init__(self, files, chosen, blank):
-        self.files, self.chosen, self.blank = files, chosen, blank
+        self.files = {name: each for name, each in files.items() if isinstance(each, bytes)}
+        self.blank = blank
+        self.asked = {name: locate(name) for exercise in chosen for name in exercise.blanks}
         self.sources, self.answers, self.remarks, self.used = {}, {}, [], set()
         wanted = sorted({file for exercise in chosen for file in exercise.files})
         root, self.bad = self.root(wanted), set()    # files that are there and no Python
-        for file in wanted:
-            self.take(file, ["/".join((*root, file))], renamed=False)
-        for file in wanted:
-            if file not in self.sources:
-                self.take(file, sorted(name for name in files if called(name, [file])
-                                       and name not in self.used))
-        for file in wanted:
-            if file not in self.sources:
-                self.take(file, [name for name in files if self.defines(name, file)])
+        for found in (lambda file: ["/".join((*root, file))],
+                      lambda file: sorted(name for name in self.files if called(name, [file])),
+                      lambda file: [name for name in self.files if self.defines(name, file)]):
+            for file in wanted:
+                if file not in self.sources:
+                    self.take(file, found(file), "/".join((*root, file)))
         self.write_down()
         self.read_notebooks()
-        self.bad |= {called(name, wanted) for name, content in files.items()
-                     if isinstance(content, ValueError)}
-        self.remarks += [f"{name or 'it'} cannot be read: {str(content) or 'it is damaged'}"
-                         for name, content in files.items() if isinstance(content, ValueError)]
+        damaged = {name: error for name, error in files.items() if name not in self.files}
+        self.bad |= {called(name, wanted) for name in damaged}
+        self.remarks += [f"{name or 'it'} cannot be read: {str(error) or 'it is damaged'}"
+                         for name, error in damaged.items()]
         self.remarks += [f"there is no {file}" for file in wanted
                          if file not in self.sources and file not in self.bad]
         handout = {file for file in files if "/".join((*root, "checks")) in file} | {
             "/".join((*root, file)) for file in (*make.MODULES, "conftest.py")}
-        rest = [name for name, content in files.items() if isinstance(content, bytes)
-                and name not in self.used | handout and f"{'/'.join(root)}/papers" not in f"/{name}"
-                and name.lower().endswith((".py", ".ipynb", *PACKED))]
+        rest = [name for name in self.files if name.lower().endswith((".py", ".ipynb", *PACKED))
+                and name not in self.used | handout
+                and f"{'/'.join(root)}/papers" not in f"/{name}"]
         if rest:
             self.remarks.append(f"left alone: {', '.join(rest[:5])}{', ...' * (len(rest) > 5)}")
         for file, source in self.sources.items():
@@ -182,39 +181,38 @@ class Taken:
 
         return min(roots, key=lambda root: (-has(root), len(root), root), default=())
 
-    def take(self, file, names, renamed=True):
-        """Take the last of these that is Python for a file that is wanted."""
-        for name in reversed([name for name in names if isinstance(self.files.get(name), bytes)]):
+    def take(self, file, names, its_own):
+        """Take the last of these that is Python for a file that is wanted; say so if it is called
+        otherwise than `its_own`."""
+        for name in reversed([each for each in names if each in self.files.keys() - self.used]):
+            self.used.add(name)
             try:
                 source = self.files[name].decode("utf-8-sig")
                 ast.parse(source, file)
             except Exception as error:               # deeply nested, other encodings: anything
                 self.remarks.append(f"{name} cannot be read: {error}")
                 self.bad.add(file)
-                self.used.add(name)
                 continue
-            if file not in self.sources:
-                self.sources[file] = source
-                self.used.add(name)
-                if renamed:
-                    self.remarks.append(f"{name} is taken for {file}")
+            self.sources[file] = source
+            if name != its_own:
+                self.remarks.append(f"{name} is taken for {file}")
+            return
 
     def defines(self, name, file):
         """Does a file of any name define what the exercises ask for in that file?"""
-        content = self.files[name]
-        if name in self.used or not name.endswith(".py") or not isinstance(content, bytes):
+        if name in self.used or not name.endswith(".py"):
             return False
-        asked = {make.locate(blank) for exercise in self.chosen for blank in exercise.blanks}
         try:
-            there = make.functions(content.decode("utf-8-sig"))
+            there = functions(self.files[name].decode("utf-8-sig"))
         except Exception:                            # no Python: `take` says so
-            return len({module for module, _ in asked}) == 1 and "/" not in name
-        return any(function in there for module, function in asked if f"{module}.py" == file)
+            return len({module for module, _ in self.asked.values()}) == 1 and "/" not in name
+        return any(function in there for module, function in self.asked.values()
+                   if f"{module}.py" == file)
 
     def write_down(self):
         """Read the answers in writing."""
         for name, content in self.files.items():
-            if name.lower().endswith("answers.md") and isinstance(content, bytes):
+            if name.lower().endswith("answers.md"):
                 self.used.add(name)
                 for title, text in sections(content.decode("utf-8", "replace")).items():
                     self.answer(title, text.partition("Your answer:")[2])
@@ -226,9 +224,8 @@ class Taken:
 
     def read_notebooks(self):
         """Take what a notebook answers, where no file does."""
-        asked = {blank: make.locate(blank) for each in self.chosen for blank in each.blanks}
         for name, content in self.files.items():
-            if not name.lower().endswith(".ipynb") or not isinstance(content, bytes):
+            if not name.lower().endswith(".ipynb"):
                 continue
             self.used.add(name)
             try:
@@ -239,7 +236,7 @@ class Taken:
                     self.answer(str(facts.get("question", "")), text.partition("Your answer:")[2])
                     first, _, body = text.partition("\n")
                     told = re.match(r"%%answer\s+(\S+)", first)
-                    for blank, (module, function) in asked.items():
+                    for blank, (module, function) in self.asked.items():
                         short = function.rpartition(".")[2] or " "
                         if told and told[1] == blank:
                             self.put(module, function, body, name)
@@ -255,11 +252,11 @@ class Taken:
         """Put a cell's function into its file, unless the file that was handed in has it."""
         file = f"{module}.py"
         source = self.sources.get(file) or self.blank(file)
-        there = make.functions(source).get(function) if file in self.sources else None
+        there = functions(source).get(function) if file in self.sources else None
         if there and "NotImplementedError" not in ast.unparse(there):
             return
         try:
-            self.sources[file] = make.put(source, function, text)
+            self.sources[file] = put(source, function, text)
         except (SyntaxError, ValueError) as error:
             self.remarks.append(f"{name}, {function or module}: {error}")
 

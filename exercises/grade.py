@@ -58,7 +58,7 @@ class Remote(run.Student):
         keep = {name: value for name, value in os.environ.items() if name in KEPT}
         with open(folder / "stderr.txt", "w") as stderr:
             self.process = subprocess.Popen(
-                [*args.inside(folder), sys.executable, "-m", "checks.worker",
+                [*within(args.inside, folder), sys.executable, "-m", "checks.worker",
                  *map(str, (number, args.seed, args.memory))],
                 cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
                 env={**keep, "OMP_NUM_THREADS": "1", "TMPDIR": str(scratch)}, encoding="utf-8",
@@ -116,42 +116,35 @@ class Remote(run.Student):
 
 
 def isolated(args):
-    """Return a function of a folder: what to put before the command that runs in it."""
-    told = args.inside and shlex.split(args.inside)
-
-    def theirs(folder):
-        return [part.replace("{}", str(folder)) for part in told or ()]
-
-    def bubblewrap(folder):                          # no network, nothing to write to or to look at
-        there = args.submissions.resolve()
-        kept, hidden = (sys.prefix, sys.base_prefix), (
-            make.ROOT, there if there.is_dir() else there.parent, "/tmp")
-        return ["bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/",
-                *(str(part) for path in hidden for part in ("--tmpfs", path)),
-                *(part for path in kept for part in ("--ro-bind", path, path)),
-                "--bind", str(folder), str(folder), "--dev", "/dev", "--proc", "/proc", "--"]
-
-    def nobody(folder):                              # a user of its own, who has no files
-        user = next(USERS)
-        return ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"]
-
+    """Return what to put before a command, as a list in which {} is the folder that it runs in."""
     if args.inside is not None:
-        return theirs
+        return shlex.split(args.inside)
+    there = args.submissions.resolve()
+    hidden = make.ROOT, there if there.is_dir() else there.parent, "/tmp"
+    bubblewrap = ["bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/",
+                  *(str(part) for path in hidden for part in ("--tmpfs", path)),
+                  *(part for path in (sys.prefix, sys.base_prefix)
+                    for part in ("--ro-bind", path, path)),
+                  "--bind", "{}", "{}", "--dev", "/dev", "--proc", "/proc", "--"]
+    nobody = ["setpriv", "--reuid={user}", "--regid={user}", "--clear-groups", "--"]
     with tempfile.TemporaryDirectory() as folder:
-        for way in bubblewrap, nobody:
+        for way in bubblewrap, nobody, []:
             try:
-                if not subprocess.run([*way(folder), sys.executable, "-c", "import torch"],
-                                      capture_output=True).returncode:
+                command = [*within(way, folder), sys.executable, "-c", "import torch"]
+                if not subprocess.run(command, capture_output=True).returncode:
                     break
             except OSError:                          # there is no such program
                 pass
-        else:
-            way = theirs
     if way is not bubblewrap:
         print("what is graded can read here what " + (
-            "everybody can: " if way is nobody else "you can, and write it: ")
+            "everybody can: " if way else "you can, and write it: ")
             + "install bubblewrap, or see README")
     return way
+
+
+def within(way, folder):
+    user = str(next(USERS))                          # each has one of its own, who has no files
+    return [part.replace("{}", str(folder)).replace("{user}", user) for part in way]
 
 
 def grade(files, chosen, args):
@@ -162,8 +155,8 @@ def grade(files, chosen, args):
         chosen: list of Exercise.
 
     Returns:
-        {number: [(check, None or what is wrong)]}, "" in the place of the list where the checks
-        could not be run; {number: answer in writing}; and a list of remarks.
+        {number: [(check, None or what is wrong)]}, where the list is empty if the checks could not
+        be run; {number: answer in writing}; and a list of remarks.
     """
     said, folder = {}, Path(tempfile.mkdtemp()).resolve()
     try:
@@ -178,7 +171,7 @@ def grade(files, chosen, args):
                 text for _, text in said[exercise.number]) if text]
         return said, taken.answers, taken.remarks
     except Exception as error:                       # one submission must not end all others
-        return {exercise.number: "" for exercise in chosen}, {}, [
+        return {exercise.number: [] for exercise in chosen}, {}, [
             f"not graded: {type(error).__name__}: {error}"]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -199,17 +192,12 @@ def checked(exercise, sources, folder, args):
         student.end()
 
 
-def points(exercise, said):
-    """Return the points of an exercise, "" if its checks could not be run."""
-    return run.score(exercise.minutes, [wrong for _, wrong in said].count(None), len(said)) \
-        if said else ""
-
-
 def grade_all(args):
     chosen = make.choose(args.only, args.variant)
     wanted = sorted({file for exercise in chosen for file in exercise.files})
     there = collect.submissions(args.submissions, wanted, one=args.json is not None)
-    there.pop(args.csv.stem, None) if args.csv.resolve().parent == args.submissions.resolve() else 0
+    if args.csv.resolve().parent == args.submissions.resolve():
+        there.pop(args.csv.stem, None)               # the grades of an earlier time
     if not there:
         raise ValueError(f"nothing was handed in in {args.submissions}")
     check_writable(args.json or args.csv)
@@ -219,8 +207,11 @@ def grade_all(args):
         for who, result in zip(there, pool.map(lambda files: grade(files, chosen, args),
                                                there.values()), strict=True):
             said, answers, remarks = result
-            marks = {f"exercise {exercise.number} (of {exercise.minutes})":
-                     points(exercise, said[exercise.number]) for exercise in chosen}
+            marks = {}
+            for exercise in chosen:
+                wrong = [text for _, text in said[exercise.number]]
+                marks[f"exercise {exercise.number} (of {exercise.minutes})"] = run.score(
+                    exercise.minutes, wrong.count(None), len(wrong))
             own = "" if "" in marks.values() else round(sum(marks.values()), 1)
             rows.append({"submission": who, **marks, f"total (of {total})": own,
                          "remarks": "\n".join(remarks)})

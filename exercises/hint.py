@@ -48,7 +48,7 @@ def main(argv=None):
     argv, there = sys.argv[1:] if argv is None else argv, exercises()
     try:
         number, level = map(int, (*argv, 1) if len(argv) == 1 else argv)
-        hint = there[number][f"Hint {level}"] or there[None]
+        hint = there[number].sections[f"Hint {level}"]
     except (ValueError, KeyError):
         sys.exit(f"{__doc__}\nThere are hints for the exercises {', '.join(map(str, there))}.")
     print(hint)

@@ -12,7 +12,7 @@ import ast
 import shutil
 from pathlib import Path
 
-from exercises.answer import ROOT, functions, locate, put, replace_body, span  # noqa: F401
+from exercises.answer import ROOT, functions, locate, replace_body, span
 from exercises.hint import exercises
 from exercises.hunt import defects
 from exercises.notebook import hand_in, notebook, statement, to_answer
@@ -182,9 +182,7 @@ def make(chosen, out, solutions=False, variant=0, with_notebook=False, grader=Fa
                     'DEFECT = ""', f'DEFECT = "{name}"') if solutions else source)
             elif not solutions:
                 write(path, blank(path.read_text(encoding="utf-8"), function, exercise))
-    copy_checks(chosen, out, variant)
-    if grader:
-        shutil.copy(ROOT / "exercises" / "checks" / "worker.py", out / "checks")
+    copy_checks(chosen, out, variant, grader)
     other = bool(asked & overridden("ddpm.py", variant))
     write(out / "pyproject.toml", PYPROJECT)
     write(out / "README.md", readme(chosen, with_notebook, other))
@@ -197,11 +195,12 @@ def make(chosen, out, solutions=False, variant=0, with_notebook=False, grader=Fa
         write(out / "RUBRIC.md", rubric(chosen))
 
 
-def copy_checks(chosen, out, variant):
-    """Copy the checks of these exercises, and their hints, but nothing of the grader's."""
-    here, own = ROOT / "exercises", {f"ex{exercise.number:02}.py" for exercise in chosen}
+def copy_checks(chosen, out, variant, grader):
+    """Copy the checks of these exercises, their hints, and for the grader its worker."""
+    here, numbers = ROOT / "exercises", {exercise.number for exercise in chosen}
+    others = {f"ex{number:02}.py" for number in exercises().keys() - numbers}
     for path in (here / "checks").glob("*.py"):
-        if path.name != "worker.py" and (not path.name.startswith("ex") or path.name in own):
+        if path.name not in others and (grader or path.name != "worker.py"):
             write(out / "checks" / path.name, path.read_text(encoding="utf-8"))
     shutil.move(out / "checks" / "conftest.py", out)             # where pytest learns its options
     write(out / "checks" / "variant.txt", f"{variant}\n")

@@ -132,10 +132,8 @@ def sigma(student, variance, t):
     beta, tilde = (coefficients()[name][t].item() for name in ("beta", "beta_tilde"))
     named = beta if variance == "beta" else tilde
     right = (named, tilde, (beta * tilde) ** 0.5)[student.variant] ** 0.5
-    return right, [("when the variance stands where the deviation belongs", right ** 2),
-                   ("when beta_t is the variance", beta ** 0.5),
-                   ("when beta_tilde_t is the variance", tilde ** 0.5),
-                   ("when no noise is added", 0.0), ("when the noise is not scaled", 1.0)]
+    return right, [("when beta_t is the variance", beta ** 0.5),
+                   ("when beta_tilde_t is the variance", tilde ** 0.5)]
 
 
 def check_one_step_has_the_deviation_sigma_t(student):

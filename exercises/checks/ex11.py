@@ -85,9 +85,7 @@ def sigma(t, s, eta):
     return right.value, itertools.chain([
         ("when alpha stands where alpha_bar belongs", Formula(
             EQ_16, None, eta=eta, alpha_bar_s=alpha[0], alpha_bar=alpha[1]).value),
-        ("when the variance stands where the deviation belongs", right.value ** 2),
-        ("when eta is squared", eta * right.value), ("when no noise is added", 0.0),
-        ("when the noise is not scaled", 1.0),
+        ("when eta is squared", eta * right.value),
         ("when the factor sqrt((1 - alpha_bar_s) / (1 - alpha_bar_t)) is missing",
          eta * (1 - BAR[t] / BAR[s]) ** 0.5),
         ("when beta_t stands where 1 - alpha_bar_t / alpha_bar_s belongs",

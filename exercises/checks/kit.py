@@ -95,20 +95,17 @@ def formula(text, t, **variables):
 
     t: int, or (B,) times of variables (B, ...); times are moved to 0..T where a slip leaves it.
     """
-    c, dim = coefficients(), max([1, *(value.dim() for value in variables.values()
-                                           if isinstance(value, torch.Tensor))])
-    t = torch.as_tensor(t)
+    c, t, dim = coefficients(), torch.as_tensor(t), max(x.dim() for x in variables.values())
+    shape = [-1] + [1] * (dim - 1) if t.dim() else []
 
     def at(shift):
-        def value(name, back=0):
-            found = c[name][(t + shift - back).clamp(0, len(BETA))]
-            return found.reshape([-1] + [1] * (dim - 1)) if t.dim() else found
-        return {"alpha_bar": value("alpha_bar"), "before": value("alpha_bar", 1),
-                "alpha": value("alpha"), "beta": value("beta"),
-                "alpha_before": value("alpha", 1), "beta_before": value("beta", 1),
-                "beta_tilde": value("beta_tilde")}
-    return Formula(text, at, **{name: value.double() if isinstance(value, torch.Tensor) else value
-                                for name, value in variables.items()})
+        now, before = ((t + shift - back).clamp(0, len(BETA)) for back in (0, 1))
+        return {name: c[of][when].reshape(shape) for name, of, when in (
+            ("alpha_bar", "alpha_bar", now), ("before", "alpha_bar", before),
+            ("alpha", "alpha", now), ("beta", "beta", now),
+            ("alpha_before", "alpha", before), ("beta_before", "beta", before),
+            ("beta_tilde", "beta_tilde", now))}
+    return Formula(text, at, **{name: value.double() for name, value in variables.items()})
 
 
 class Process:
@@ -332,7 +329,10 @@ def expect_noise(noise, deviation, seed, what, mistakes=()):
     z = torch.randn(noise.shape, generator=torch.Generator().manual_seed(seed))
     got = ((noise * z).sum() / (z * z).sum()).abs()
     if close(noise.abs(), got * z.abs(), 1e-3, 1e-5):
-        return expect(got, deviation, f"the deviation of {what}", mistakes, 1e-3, 1e-4)
+        return expect(got, deviation, f"the deviation of {what}", [
+            ("when the variance stands where the deviation belongs", deviation ** 2),
+            ("when no noise is added", 0.0), ("when the noise is not scaled", 1.0), *mistakes],
+                      1e-3, 1e-4)
     for dim, name in enumerate(("images", "channels", "rows", "columns")[:noise.dim()]):
         demand(noise.shape[dim] == 1 or not same(noise, noise.roll(1, dim)), f"{what}: all {name} "
                "share their noise. Draw z in the shape of x_t.")

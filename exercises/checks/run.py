@@ -95,7 +95,12 @@ def failure(check, student):
 
 
 def score(minutes, passed, checks):
-    """Return the points of an exercise: as many as its minutes, in the share of passed checks."""
+    """Return the points of an exercise: as many as its minutes, in the share of passed checks.
+
+    If no check could be run it is "".
+    """
+    if not checks:
+        return ""
     points = round(minutes * passed / checks, 1)
     return int(points) if points == int(points) else points
 

@@ -128,7 +128,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_taken(tmp_path):
     found = taken(there["fay"])
     assert list(found.sources) == ["ddpm.py"]
     assert "schedules.py cannot be read: invalid syntax" in found.remarks[0]
-    for who, words in (("gil", "ddpm.py cannot be read: it is larger than a megabyte"),
+    for who, words in (("gil", "ddpm.py cannot be read: it has more than 1,048,576 bytes"),
                        ("cy", "cannot be read"), ("bea", "cannot be read"),
                        ("hal", "hw1.ipynb cannot be read"), ("ida", "ddpm.py cannot be read")):
         found = taken(there[who])

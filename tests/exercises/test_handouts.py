@@ -163,6 +163,7 @@ def test_every_exercise_but_the_hunt_has_its_equations_typeset():
     assert "\\tag{4}" in EXERCISES[2]["Equation"] and "\\tag{14}" in EXERCISES[6]["Equation"]
 
 
+# What docstrings said that answers a question, until these were moved into the texts.
 ANSWERS = ("157", "20,291", "14.2", "optimal for", "subtract the time", "could predict",
            "Euler's method", "have these\nmarginals", "image is gone", "is tiny for every")
 
