@@ -9,7 +9,7 @@
 A run fills runs/<preset>/: checkpoint.pt, log.csv, loss.png, samples/, and at the end samples.png.
 
 What to expect: the loss starts at 1.0 (the network starts as 0).  That of the digits falls to 0.1
-in 200 steps, and takes the other 2,300 to halve while the samples go on improving.  Watch the first
+in 200 steps, and takes the other 3,000 to halve while the samples go on improving.  Watch the first
 quarter of t, and the samples.
 """
 import plumbing  # noqa: F401, I001            first: Ctrl-C while torch is imported is quiet
@@ -53,7 +53,7 @@ class Config:
     attention_resolutions: tuple = arg((8, 4), "heights of the levels with self-attention")
     dropout: float = arg(0.0, "in the residual blocks; for long runs", least=0, below=1)
 
-    steps: int = arg(2500, "optimizer steps", least=1)
+    steps: int = arg(3200, "optimizer steps", least=1)
     batch_size: int = arg(32, "images per step, drawn with replacement", least=1)
     lr: float = arg(2e-3, "learning rate of Adam", above=0, below=math.inf)
     warmup: int = arg(100, "steps over which the learning rate rises from 0", least=0)
@@ -67,7 +67,7 @@ class Config:
     out: str = arg("runs/digits", "folder of the run; by default runs/<preset>", least=1)
     device: str = arg("auto", "cuda, mps, cpu, or auto: the first there is")
     log_every: int = arg(100, "steps between lines of the log", least=1)
-    sample_every: int = arg(1250, "steps between grids of 16 samples; 0 for none", least=0)
+    sample_every: int = arg(1600, "steps between grids of 16 samples; 0 for none", least=0)
     save_every: int = arg(500, "steps between checkpoints", least=1)
 
     def __post_init__(self):

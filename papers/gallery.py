@@ -37,6 +37,8 @@ COMMANDS = {                                         # of each program, but for 
     "super_resolution": "",
     "latent_diffusion": "",
     "time_features": CORE,
+    "score_distillation": "",
+    "anomaly": f"{CORE} --n 32",
 }
 PAGE = """<!doctype html>
 <meta charset="utf-8">

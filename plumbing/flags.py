@@ -2,7 +2,7 @@
 
     @dataclass
     class Config:
-        steps: int = arg(2500, "optimizer steps", least=1)
+        steps: int = arg(3200, "optimizer steps", least=1)
 
         def __post_init__(self):
             check(self)

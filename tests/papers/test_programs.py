@@ -10,6 +10,7 @@ import papers
 
 # The programs that draw one picture, and the least that some flags take.
 PROGRAMS = {
+    "anomaly": {"--n": 2},
     "classifier_free_guidance": {"--n": 2, "--steps": 1},
     "classifier_guidance": {"--n": 2},
     "compare": {"--n": 2},
@@ -22,6 +23,7 @@ PROGRAMS = {
     "processes": {},
     "repaint": {"--n": 1, "--steps": 1, "--r": 1, "--j": 1},
     "score_matching": {"--n": 1},
+    "score_distillation": {"--n": 6},
     "score_sde": {"--n": 2},
     "sdedit": {"--n": 1},
     "super_resolution": {"--n": 2, "--samples": 2},
@@ -64,8 +66,9 @@ def test_an_unknown_flag_or_device_or_a_checkpoint_that_is_not_there_ends_in_one
     refused(capsys, ["--seed", "-1"], "--seed", "0..", main=main)
     own = name in ("classifier_free_guidance", "improved_ddpm", "latent_diffusion",
                    "super_resolution")               # which say how one is made: a wrong value
-    refused(capsys, ["--checkpoint", none], "none.pt", *([f"papers.{name} train"] if own else []),
-            code=2 if own else 1, main=main)
+    made = name if own else {"score_distillation": "classifier_free_guidance"}.get(name)
+    refused(capsys, ["--checkpoint", none], "none.pt", *([f"papers.{made} train"] if made else []),
+            code=2 if made else 1, main=main)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
