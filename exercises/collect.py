@@ -161,11 +161,11 @@ class Taken:
                          for name, error in damaged.items()]
         self.remarks += [f"there is no {file}" for file in wanted
                          if file not in self.sources and file not in self.bad]
-        handout = {file for file in files if "/".join((*root, "checks")) in file} | {
-            "/".join((*root, file)) for file in (*make.MODULES, "conftest.py")}
+        inside = "".join(f"{part}/" for part in root)            # what the handout has
+        handed = tuple(inside + name for name in (
+            *make.MODULES, "conftest.py", "checks/", "papers/", "exercises/", "exercises.ipynb"))
         rest = [name for name in self.files if name.lower().endswith((".py", ".ipynb", *PACKED))
-                and name not in self.used | handout
-                and f"{'/'.join(root)}/papers" not in f"/{name}"]
+                and name not in self.used and not name.startswith(handed)]
         if rest:
             self.remarks.append(f"left alone: {', '.join(rest[:5])}{', ...' * (len(rest) > 5)}")
         for file, source in self.sources.items():
@@ -231,20 +231,20 @@ class Taken:
             try:
                 cells = [(cell.get("metadata", {}), "".join(cell.get("source", ())))
                          for cell in json.loads(content)["cells"]]
-                before = len(self.sources), len(self.answers), len(self.remarks)
+                met = 0
                 for facts, text in reversed(cells):  # a later one is what ran last
                     self.answer(str(facts.get("question", "")), text.partition("Your answer:")[2])
                     first, _, body = text.partition("\n")
                     told = re.match(r"%%answer\s+(\S+)", first)
                     for blank, (module, function) in self.asked.items():
                         short = function.rpartition(".")[2] or " "
-                        if told and told[1] == blank:
-                            self.put(module, function, body, name)
-                        elif not told and re.match(rf"(@.*\n)*def {short}\(", text):
-                            self.put(module, function, text, name)
-                if (len(self.sources), len(self.answers), len(self.remarks)) == before:
-                    self.remarks.append(f"{name}: no cell is %%answer and a function, or one that "
-                                        "is asked for, which the files have not")
+                        if told and told[1] == blank or not told and re.match(
+                                rf"(@.*\n)*def {short}\(", text):
+                            self.put(module, function, body if told else text, name)
+                            met += 1
+                if not met:
+                    self.remarks.append(f"{name}: no cell is %%answer and a function, or a "
+                                        "function that is asked for")
             except Exception as error:               # of what is no notebook: anything
                 self.remarks.append(f"{name} cannot be read: {error}")
 
@@ -252,8 +252,9 @@ class Taken:
         """Put a cell's function into its file, unless the file that was handed in has it."""
         file = f"{module}.py"
         source = self.sources.get(file) or self.blank(file)
-        there = functions(source).get(function) if file in self.sources else None
-        if there and "NotImplementedError" not in ast.unparse(there):
+        there = functions(source).get(function)
+        if file in self.sources and not (
+                there and "NotImplementedError" in ast.unparse(there)):
             return
         try:
             self.sources[file] = put(source, function, text)

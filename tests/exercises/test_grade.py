@@ -81,6 +81,19 @@ def test_folders_and_zips_are_read_wherever_the_files_lie_in_them(tmp_path):
     assert not (tmp_path.parent / "schedules.py").exists()
 
 
+def test_what_a_handout_brings_along_is_no_remark_and_what_is_packed_otherwise_is_one(tmp_path):
+    make.make(make.choose([2, 13], 0), tmp_path / "in" / "ada" / "hw", solutions=True,
+              with_notebook=True)
+    for name in ("ada/notes.py", "ada/hw/extra.py", "carl.tar.gz"):
+        make.write(tmp_path / "in" / name, "x = 1\n")
+    (tmp_path / "in" / "dee").mkdir()
+    (tmp_path / "in" / "dee" / "ddpm.py").symlink_to(tmp_path / "in" / "ada" / "hw" / "ddpm.py")
+    there = collect.submissions(tmp_path / "in", WANTED)
+    assert taken(there["ada"], (2, 13)).remarks == ["left alone: hw/extra.py, notes.py"]
+    assert any("carl.tar.gz" in remark for remark in taken(there["carl.tar"]).remarks)
+    assert "ddpm.py cannot be read: it is a link" in taken(there["dee"]).remarks
+
+
 def test_the_names_that_course_systems_give_are_read(tmp_path):
     content = those_of(submit(tmp_path / "one"))
     names = {"doejane_12345_ddpm.py": "doejane_12345", "roe_LATE_23_456_ddpm-1.py": "roe_23",
