@@ -166,6 +166,10 @@ def test_a_notebook_is_read_where_there_is_no_file_that_has_the_answer(tmp_path)
     for function, body in (("DDPM.q_sample", Q_BODY), ("DDPM.posterior_mean", MEAN_BODY)):
         node = make.functions(found.sources["ddpm.py"])[function]
         assert ast.unparse(node.body[1:]) == ast.unparse(ast.parse(body))
+    notebook["cells"].append({"source": mean.replace("return ", "return 2 * ")})     # ran last
+    again = taken({"roe.ipynb": json.dumps(notebook).encode()}, (2, 3),
+                  lambda file: (tmp_path / "hw" / file).read_text())
+    assert again.sources["ddpm.py"].count("return 2 * ") == 1
     files["ddpm.py"] = make.source_of("ddpm.py").encode()        # which has what it has
     assert taken(files, (2, 3)).sources["ddpm.py"] == make.source_of("ddpm.py")
 
@@ -226,6 +230,13 @@ def test_every_check_can_ask_through_a_pipe(number, monkeypatch):
     if not make.exercises()[number]["edit"]:
         said = answers.failures(number, {name: "raise KeyError('here')" for name in blanks})
         assert said and all("KeyError: 'here'" in text for text in said.values())
+
+
+def test_the_grader_never_takes_the_projects_own_modules_for_a_students():
+    student = object.__new__(grade.Remote)           # as it is before it has a process
+    for name in run.PLACES:
+        with pytest.raises(AttributeError, match="another process"):
+            getattr(student, name)
 
 
 # ---- what happens to it ----
