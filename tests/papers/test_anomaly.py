@@ -77,9 +77,9 @@ def test_auroc_is_the_share_of_pairs_in_order():
     assert auroc(usual, unusual) == pytest.approx(7 / 12)
     assert auroc(unusual, usual) == pytest.approx(5 / 12)
     assert auroc(usual, usual) == 0.5 and auroc(usual, usual + 10) == 1
-    normal = torch.randn(3000, generator=noise())
-    shifted = 1 + torch.randn(2000, generator=noise(1))           # Phi(1 / sqrt(2))
-    assert auroc(normal, shifted) == pytest.approx(0.7602, abs=0.02)
+    normal = torch.randn(1500, generator=noise())
+    shifted = 1 + torch.randn(1000, generator=noise(1))           # Phi(1 / sqrt(2))
+    assert auroc(normal, shifted) == pytest.approx(0.7602, abs=0.03)
 
 
 def test_too_large_is_seen_by_the_mean_of_z_and_too_small_by_that_of_its_size():
