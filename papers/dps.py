@@ -74,11 +74,7 @@ def sample(ddpm, model, y, A, x_T, zeta=1.0, clip=True, generator=None):
             code, a `scale` of 0.3 or 0.5 (phase retrieval: 1), are 0.15 or 0.25 (0.5) here.
         clip, generator: as for `DDPM.p_sample`.
 
-    Returns:
-        (B, C, H, W) float images x_0.
-
-    Raises:
-        ValueError: y has another shape than what A makes.
+    Returns (B, C, H, W) float images x_0; raises a ValueError if y has not the shape that A makes.
     """
     def step(x_t, t):
         x_0_hat, gradient = guide(ddpm, model, y, A, x_t, t, clip)
@@ -104,23 +100,20 @@ def solve(M, b, iterations):
 
 
 def conditioned(ddpm, model, y, A, s, iterations=1, V=None):
-    """Put a measurement around a model: the eps of p(x_t | y), for any sampler.
+    """Return a model(x_t, t): the eps of p(x_t | y), for any sampler.  Song et al., Boys et al.
 
         eps = eps_theta - sqrt(1 - alpha_bar_t) grad log p(y | x_t)
         p(y | x_t) = N(y; A x_0_hat, s^2 I + A V_t A^T)          its gradient takes V_t as constant
         V_t = (1 - alpha_bar_t) / sqrt(alpha_bar_t) d x_0_hat / d x_t
 
-    The last line, the covariance of x_0 given x_t, is Tweedie's formula differentiated.
+    V_t is the covariance of x_0 given x_t, by the derivative of Tweedie's formula.
 
     Args:
-        ddpm, model, y, A: as for `sample`, with a linear A.  Nothing is clipped here.
+        ddpm, model, y, A: as for `sample`, with a linear A.  x_0_hat is not clipped.
         s: standard deviation of the noise in y, a float.
         iterations: of `solve`, each a pass back through the network, as in Rozet et al. 2024
             (arXiv:2405.13712); as many as y has numbers are exact.
         V: (T + 1,) tensor, for V_t = V[t] I.  PiGDM's r_t^2 is 1 - alpha_bar_t, right for N(0, I).
-
-    Returns:
-        A model(x_t, t), as `DDPM.p_sample` takes it.
     """
     def eps(x_t, t):
         with torch.enable_grad():
