@@ -114,6 +114,7 @@ def conditioned(ddpm, model, y, A, s, iterations=1, V=None):
         iterations: of `solve`, each a pass back through the network, as in Rozet et al. 2024
             (arXiv:2405.13712); as many as y has numbers are exact.
         V: (T + 1,) tensor, for V_t = V[t] I.  PiGDM's r_t^2 is 1 - alpha_bar_t, right for N(0, I).
+            Rozet & Louppe 2023 (arXiv:2306.10574) have gamma (1 - alpha_bar_t) / alpha_bar_t.
     """
     def eps(x_t, t):
         with torch.enable_grad():
@@ -252,10 +253,11 @@ def run(args):
         step = functools.partial(chain[0].p_sample, conditioned(*chain, y.to(device), A, NOISE),
                                  generator=noise.manual_seed(args.seed))
         rows["with V_t"] = walk(step, x_T, steps, name).cpu()
-        dB = {label: psnr(row.clamp(-1, 1), x_0).mean() for label, row in rows.items()}
         panels[name] = {"x_0": x_0, **rows}
-        found.append(f"{name}: " + ", ".join(f"{label} {each:.1f}" for label, each in dB.items()))
-    print("PSNR in dB, of " + "; of ".join(found))
+        found.append(f"{name}: " + ", ".join(
+            f"{label} {psnr(row.clamp(-1, 1), x_0).mean():.1f} ({rms(y - A(row)):.3f})"
+            for label, row in rows.items()))
+    print(f"PSNR in dB (RMS of y - A(x), of exact samples {NOISE}), of " + "; of ".join(found))
     print(f"\n{'a posterior that is known':28}{'mean':>8}{'covariance':>12}{'measured':>10}")
     for way, errors in compare(1000, args.seed).items():
         print(f"{way:28}{errors[0]:8.3f}{errors[1]:12.3f}{errors[2]:10.3f}")

@@ -501,9 +501,9 @@ def test_the_program_draws_four_measurements_and_says_what_they_gave(trained, tm
         if "bicubic" in rows:
             assert y.shape == (3, 1, 2, 2) and torch.equal(
                 rows["bicubic"], torch.nn.functional.interpolate(y, scale_factor=4, mode="bicubic"))
-        numbers = {label: psnr(row.clamp(-1, 1), x_0).mean().item()
+        numbers = {label: (psnr(row.clamp(-1, 1), x_0).mean(), (y - A(row)).square().mean().sqrt())
                    for label, row in rows.items() if label != "x_0"}
-        finding = ", ".join(f"{label} {dB:.1f}" for label, dB in numbers.items())
+        finding = ", ".join(f"{label} {dB:.1f} ({off:.3f})" for label, (dB, off) in numbers.items())
         assert f"of {name}: {finding}" in said
 
 
