@@ -276,6 +276,21 @@ def test_a_measurement_that_agrees_or_has_another_shape_and_gradients_of_the_con
         conditioned(ddpm, model, y[:, :1], same, 0.1)(x_t, t)
 
 
+def test_exact_samples_are_as_far_from_y_as_the_noise_and_the_truth_is_one_of_them():
+    """x_0 and x ~ p(x_0 | y) have one distribution, so that y - A x has that of the noise."""
+    ddpm, n, s = DDPM(cosine_beta_schedule(50)).double(), 4000, 0.3
+    prior, A = correlated(3, ddpm), torch.randn(2, 3, generator=noise(2)).double()
+    z = torch.randn(n, 8, generator=noise(1)).double()
+    x_0 = prior.m + z[:, :3] @ torch.linalg.cholesky(prior.C).T
+    y = x_0 @ A.T + s * z[:, 3:5]
+    posterior = conditioned(ddpm, prior, y, lambda x: x @ A.T, s, 2)
+    *_, (_, x, _) = ddpm.reverse_process(posterior, z[:, 5:], False, noise(3))
+    error = s ** 2 / math.sqrt(n)
+    torch.testing.assert_close((y - x @ A.T).T.cov(), s ** 2 * torch.eye(2).double(), rtol=0,
+                               atol=6 * error)
+    torch.testing.assert_close(x.T.cov(), prior.C, rtol=0, atol=6 * prior.C.max() / math.sqrt(n))
+
+
 def test_what_a_chain_of_100_steps_loses_when_its_eps_is_that_of_the_posterior():
     """The covariance by the recursion of Algorithm 2; the mean is kept, as all is linear."""
     ddpm, place = DDPM(cosine_beta_schedule(100)), torch.arange(8.0, dtype=torch.float64)
