@@ -199,17 +199,18 @@ def shorter(ddpm, model, x, generator):
 
 def draw_figure(rate, distortion, lengths):
     """Draw Fig. 5: distortion and rate along the chain, one against the other; and L against T."""
-    figure = Figure(figsize=(16, 3.6), layout="constrained")
+    figure = Figure(figsize=(11, 7), layout="constrained")
     steps = torch.arange(len(rate) - 1).flip(0), "reverse process steps (T - t)"
     d, r = (distortion[1:], "distortion (RMSE, 0..255)"), (rate[1:], "rate (bits/dim)")
-    *three, last = figure.subplots(1, 4)
+    *three, last = figure.subplots(2, 2).flat
     for axes, (x, xlabel), (y, ylabel) in zip(three, (steps, steps, r), (d, r, d), strict=True):
         axes.plot(x, y)
         axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
         axes.grid(alpha=0.3)
-    show_lines(last, {f"sigma^2 = {name}": {T: L[name].sum(1).mean().item()
-                                            for T, L in lengths.items()} for name in lengths[1]},
-               xlabel="T, steps of the same network", ylabel="L (bits/dim)")
+    lines = {f"L, sigma^2 = {name}": {T: L[name].sum(1).mean().item() for T, L in lengths.items()}
+             for name in lengths[1]}
+    lines["L_0, sigma^2 = beta"] = {T: L["beta"][:, 0].mean().item() for T, L in lengths.items()}
+    show_lines(last, lines, xlabel="T, steps of the same network", ylabel="bits/dim")
     return figure
 
 
@@ -241,11 +242,11 @@ def run(args):
     few = {name: each[:FEW] for name, each in L.items()}
     lengths = {**shorter(ddpm, model, x[:FEW], generator), ddpm.T: few}
     print(f"\nchains of T steps of the same network, {len(x[:FEW])} images, bits/dim")
-    print("    T    L_T" + "".join(f"{f'L_1.. ({name})':>20}{'L_0':>7}{'L':>20}" for name in L))
+    print("    T    L_T" + "".join(f"{f'L_1.. ({name})':>20}{'L_0':>7}{'L':>24}" for name in L))
     for T, each in lengths.items():
         rows = list(terms(each).values())[:len(L)]
         print(f"{T:5}{rows[0][:, 0].mean():7.3f}" + "".join(
-            f"{row[:, 1].mean():20.3f}{row[:, 2].mean():7.3f}{with_error(row[:, 3], 3):>20}"
+            f"{row[:, 1].mean():20.3f}{row[:, 2].mean():7.3f}{with_error(row[:, 3], 3):>24}"
             for row in rows))
     finish(draw_figure(rate, distortion, lengths), args.out)
 

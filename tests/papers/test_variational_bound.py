@@ -390,8 +390,9 @@ def test_the_program_prints_the_tables_and_draws_the_figure(trained, tmp_path, c
         assert numbers[2:5] + numbers[6:9] == pytest.approx(first + second, abs=6e-4)
     *three, last = drawn[0].axes
     assert {line.get_label(): line.get_ydata().tolist() for line in last.lines} == {
-        f"sigma^2 = {name}": [each[name].sum(1).mean().item() for each in chains.values()]
-        for name in L}
+        **{f"L, sigma^2 = {name}": [each[name].sum(1).mean().item() for each in chains.values()]
+           for name in L},
+        "L_0, sigma^2 = beta": [each["beta"][:, 0].mean().item() for each in chains.values()]}
     assert all(line.get_xdata().tolist() == [1, 2, 5] for line in last.lines)
     lines = [axes.lines[0].get_xydata() for axes in three]
     assert [line.shape for line in lines] == [(5, 2)] * 3
