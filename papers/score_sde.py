@@ -220,7 +220,8 @@ def draw_figure(drawn, ode, chain):
               "one score, four solvers, three SDEs; each column from one x_T")
     right.plot(chain, ode, "o", alpha=0.6)
     right.axline((chain[0], chain[0]), slope=1, color="black", lw=0.8)
-    right.set(xlabel="bound by the chain (bits/dim)", ylabel="bound by the ODE (bits/dim)")
+    right.set(xlabel="bound by the chain (bits/dim)", ylabel="bound by the ODE (bits/dim)",
+              title="each image; on the line both agree", aspect="equal")
     return figure
 
 

@@ -181,7 +181,7 @@ def run(args):
     found, first = compare(ddpm, args.steps, args.seed)
     torch.set_num_threads(threads)
     for name, each in found.items():
-        print(f"{name:28}" + "  ".join(f"{100 * m:6.2f} +- {100 * s:.2f}%" for m, s in
+        print(f"{name:30}" + "  ".join(f"{100 * m:6.2f} +- {100 * s:.2f}%" for m, s in
                                        zip(each.mean(0), each.std(0), strict=True)))
     finish(draw_figure(ddpm, found, first), args.out, summary(found))
 

@@ -5,8 +5,9 @@ Tables 1 and 4.
 
     python -m papers.variational_bound [--checkpoint F] [--data NAME] [--n 64]
 
-It prints bits/dim term by term (the NLL of Table 1) and rate and distortion along t (Table 4), and
-draws Fig. 5.  Eq. 3 as Eq. 5 writes it, for one image x_0 of D pixel values:
+It prints bits/dim term by term (the NLL of Table 1), rate and distortion along t (Table 4), and the
+bound of shorter chains of the same network, and draws Fig. 5 and that.  Eq. 3 as Eq. 5 writes it,
+for one image x_0 of D pixel values:
 
     L = L_T + L_{T-1} + ... + L_1 + L_0
     L_T     = KL(q(x_T | x_0) || N(0, I))
@@ -14,6 +15,14 @@ draws Fig. 5.  Eq. 3 as Eq. 5 writes it, for one image x_0 of D pixel values:
     L_0     = -log p_theta(x_0 | x_1)
 
 all taken over x_1, ..., x_T ~ q.  Divided by D log 2 they are bits/dim.
+
+With T = 1 this is the bound of a variational autoencoder (Kingma & Welling 2014, arXiv:1312.6114)
+with a fixed encoder, q(x_1 | x_0): L_1 for its code, L_0 for its decoder.  A chain is T encoders,
+each of the code before; its further terms say how badly p_theta, Gaussians of a fixed variance,
+fits the way back.  Of data N(0, s^2) and the perfect network, with r = v_{t-1} / v_t, v_t the
+variance of x_t, and sigma_t^2 = beta_t, this is (r - 1 - log r) / 2 nats, and a step split in two
+saves (1 - r_1) (1 - r_2) / 2: many steps are nearly exact, and if s = 1, so is one.  Digits are
+mostly -1 and 1, whose bins are infinite: a decoder that knows nothing, T = 1, does well there.
 
 A chain is scored as it samples: with x_0_hat clipped, as in the authors' code, and always in
 float32.  For variance "beta_tilde" Eq. 13 would divide by sigma_1 = 0; as in the authors' code its
@@ -31,10 +40,13 @@ from matplotlib.figure import Figure
 import data
 from ddpm import at
 from papers.kit.analytic import kl
-from papers.kit.chain import noise_like
-from papers.kit.program import chosen, finish, flags, held_out, program, start, with_error
+from papers.kit.chain import noise_like, respace
+from papers.kit.program import (chosen, finish, flags, held_out, program, show_lines, start,
+                                with_error)
 from plumbing.cli import track
 from sample import batch_size
+
+LENGTHS, FEW = (1, 2, 5, 10, 20, 50, 100, 200, 500), 16          # shorter chains; images for them
 
 
 def decoder_nll(x_0, mean, sigma):
@@ -180,16 +192,25 @@ def terms(L):
             for name, x in rows.items()}
 
 
-def draw_figure(rate, distortion):
-    """Draw Fig. 5: distortion and rate along the chain, and one against the other."""
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+def shorter(ddpm, model, x, generator):
+    """Return {T: L of `bound`} of images x, uint8, under shorter chains of the same network."""
+    return {T: score(*respace(ddpm, model, T), x, generator)[0] for T in LENGTHS if T < ddpm.T}
+
+
+def draw_figure(rate, distortion, lengths):
+    """Draw Fig. 5: distortion and rate along the chain, one against the other; and L against T."""
+    figure = Figure(figsize=(11, 7), layout="constrained")
     steps = torch.arange(len(rate) - 1).flip(0), "reverse process steps (T - t)"
     d, r = (distortion[1:], "distortion (RMSE, 0..255)"), (rate[1:], "rate (bits/dim)")
-    for axes, (x, xlabel), (y, ylabel) in zip(figure.subplots(1, 3), (steps, steps, r), (d, r, d),
-                                              strict=True):
+    *three, last = figure.subplots(2, 2).flat
+    for axes, (x, xlabel), (y, ylabel) in zip(three, (steps, steps, r), (d, r, d), strict=True):
         axes.plot(x, y)
         axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
         axes.grid(alpha=0.3)
+    lines = {f"L, sigma^2 = {name}": {T: L[name].sum(1).mean().item() for T, L in lengths.items()}
+             for name in lengths[1]}
+    lines["L_0, sigma^2 = beta"] = {T: L["beta"][:, 0].mean().item() for T, L in lengths.items()}
+    show_lines(last, lines, xlabel="T, steps of the same network", ylabel="bits/dim")
     return figure
 
 
@@ -207,7 +228,8 @@ def run(args):
     x, _ = chosen(args, *held_out(config, name, 2, args.split))              # 2: standard errors
     split = "" if Path(name).is_dir() else f" ({args.split})"
     print(f"{len(x)} images of {name}{split} under {checkpoint}, T = {ddpm.T}, on {device}")
-    L, mse = score(ddpm, model, x, torch.Generator(device).manual_seed(args.seed))
+    generator = torch.Generator(device).manual_seed(args.seed)
+    L, mse = score(ddpm, model, x, generator)
     rate, distortion = rate_distortion(L[variance], mse)
     print(f"\n{'bits/dim +- standard error':33}" + "".join(
         f"{title:>20}" for title in ("L_T", "L_1 + ... + L_T-1", "L_0", "L")))
@@ -217,7 +239,16 @@ def run(args):
           f"      (with x_t received; sigma^2 = {variance})")
     for t in sorted({ddpm.T + 1 - max(1, ddpm.T * i // 10) for i in range(1, 11)}):
         print(f"{ddpm.T + 1 - t:9} {t:5} {rate[t]:17.5f} {distortion[t]:27.5f}")
-    finish(draw_figure(rate, distortion), args.out)
+    few = {name: each[:FEW] for name, each in L.items()}
+    lengths = {**shorter(ddpm, model, x[:FEW], generator), ddpm.T: few}
+    print(f"\nchains of T steps of the same network, {len(x[:FEW])} images, bits/dim")
+    print("    T    L_T" + "".join(f"{f'L_1.. ({name})':>20}{'L_0':>7}{'L':>24}" for name in L))
+    for T, each in lengths.items():
+        rows = list(terms(each).values())[:len(L)]
+        print(f"{T:5}{rows[0][:, 0].mean():7.3f}" + "".join(
+            f"{row[:, 1].mean():20.3f}{row[:, 2].mean():7.3f}{with_error(row[:, 3], 3):>24}"
+            for row in rows))
+    finish(draw_figure(rate, distortion, lengths), args.out)
 
 
 def main(argv=None):

@@ -12,7 +12,9 @@ import data
 import sample as core
 from ddpm import DDPM
 from papers import dps
-from papers.dps import back_project, blur, compare, guide, pool, random_map, sample
+from papers.dps import (back_project, blur, compare, conditioned, guide, pool, random_map, sample,
+                        solve)
+from papers.kit.analytic import Gaussian
 from papers.kit.judge import psnr
 from schedules import cosine_beta_schedule
 
@@ -189,6 +191,125 @@ def test_the_generator_fixes_the_noise_and_zeta_is_that_of_appendix_d_1():
     assert torch.equal(run(0), run(0, zeta=1.0)) and dps.NOISE == 0.05
 
 
+# ---- the likelihood with what x_t leaves open ----
+
+def test_conjugate_gradients_solve_each_system_of_a_batch_in_as_many_products_as_it_has_numbers():
+    L = torch.randn(3, 4, 4, dtype=torch.float64)
+    M, b = L @ L.mT + torch.eye(4), torch.randn(3, 4, dtype=torch.float64)
+    exact = torch.linalg.solve(M, b)
+    off = [(solve(lambda v: (M @ v[:, :, None])[:, :, 0], b, k) - exact).norm(dim=1)
+           for k in (0, 2, 4, 7)]
+    assert torch.equal(off[0], exact.norm(dim=1)) and (off[1] < off[0]).all()
+    assert off[2].max() < 1e-9 and off[3].max() < 1e-9
+    b[1] = 0                                                     # solved before it begins
+    images = solve(lambda v: 2 * v, b.reshape(3, 1, 2, 2), 3)
+    assert torch.equal(images, b.reshape(3, 1, 2, 2) / 2)
+    for k in (1, 9, 99):                                         # and left alone from there on
+        torch.testing.assert_close(solve(lambda v: 0.3 * v, b.float(), k), b.float() / 0.3)
+
+
+@pytest.mark.parametrize("s", [0, 0.3])
+@pytest.mark.parametrize("t", [1, 4, 8])
+def test_on_gaussian_data_the_eps_is_that_of_the_posterior(t, s):
+    ddpm = strong().double()
+    prior, A = correlated(5, ddpm), torch.randn(3, 5, dtype=torch.float64)
+    x_t, y = torch.randn(4, 5).double(), torch.randn(4, 3).double()
+    expected = Gaussian(ddpm, *prior.posterior(A, y, s))(x_t, torch.full((4,), t))
+    for k, tolerance in ((3, 1e-5), (1, None)):
+        eps = conditioned(ddpm, prior, y, lambda x: x @ A.T, s, k)(x_t, torch.full((4,), t))
+        if tolerance:
+            torch.testing.assert_close(eps, expected, rtol=tolerance, atol=tolerance)
+        else:
+            assert (eps - expected).norm() > 1e-3
+
+
+@pytest.mark.parametrize("iterations", [3, 5])
+def test_a_scalar_covariance_is_that_of_independent_pixels_of_variance_1(iterations):
+    """PiGDM: exact where x_0 ~ N(0, I), and by matrices where it is not."""
+    ddpm, t = strong().double(), torch.tensor([1, 3, 6, 8])
+    A, s = torch.randn(3, 5, dtype=torch.float64), 0.2
+    x_t, y = torch.randn(4, 5).double(), torch.randn(4, 3).double()
+    V = ddpm.one_minus_alpha_bar
+    white = Gaussian(ddpm, torch.zeros(5).double(), torch.eye(5).double())
+    eps = conditioned(ddpm, white, y, lambda x: x @ A.T, s, iterations, V)(x_t, t)
+    expected = Gaussian(ddpm, *white.posterior(A, y, s))(x_t, t)
+    torch.testing.assert_close(eps, expected, rtol=1e-5, atol=1e-5)
+
+    prior = correlated(5, ddpm)
+    eps = conditioned(ddpm, prior, y, lambda x: x @ A.T, s, iterations, V)(x_t, t)
+    for i in range(4):
+        a = ALPHA_BAR[t[i]]
+        J = math.sqrt(a) * prior.C @ torch.linalg.inv(a * prior.C + (1 - a) * torch.eye(5))
+        x_0_hat = prior.m + J @ (x_t[i] - math.sqrt(a) * prior.m)
+        S = s ** 2 * torch.eye(3) + (1 - a) * A @ A.T
+        score = J.T @ A.T @ torch.linalg.solve(S, y[i] - A @ x_0_hat)
+        expected = prior(x_t[i:i + 1], t[i:i + 1])[0] - math.sqrt(1 - a) * score
+        torch.testing.assert_close(eps[i], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_of_images_and_a_network_that_is_not_linear_the_covariance_is_its_slope():
+    ddpm, t, s, ones = strong().double(), 4, 0.2, torch.full((2,), 4)
+    x_t, y = torch.randn(2, 1, 4, 4).double(), torch.randn(2, 1, 2, 2).double()
+    eps = conditioned(ddpm, tanh, y, lambda x: pool(x, 2), s, 4)(x_t, ones)
+    a, A = ALPHA_BAR[t], matrix(lambda x: pool(x, 2), (1, 4, 4))
+    predicted = torch.tanh(x_t) * t / 8
+    for i in range(2):
+        slope = (1 - math.sqrt(1 - a) * (1 - torch.tanh(x_t[i]) ** 2) * t / 8) / math.sqrt(a)
+        J = torch.diag(slope.flatten())
+        x_0_hat = ((x_t[i] - math.sqrt(1 - a) * predicted[i]) / math.sqrt(a)).flatten()
+        S = s ** 2 * torch.eye(4) + (1 - a) / math.sqrt(a) * A @ J @ A.T
+        score = J @ A.T @ torch.linalg.solve(S, y[i].flatten() - A @ x_0_hat)
+        expected = predicted[i].flatten() - math.sqrt(1 - a) * score
+        torch.testing.assert_close(eps[i].flatten(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_measurement_that_agrees_or_has_another_shape_and_gradients_of_the_conditioned_model():
+    net, ddpm, x_t, t = torch.nn.Linear(2, 2), strong(), torch.randn(3, 2), torch.full((3,), 4)
+    model = lambda x, t: net(x)                                                  # noqa: E731
+    y = ddpm.estimate_x_0(model, x_t, 4, False).detach()
+    eps = conditioned(ddpm, model, y, same, 0.1, 2)(x_t, t)
+    torch.testing.assert_close(eps, net(x_t).detach())
+    assert not eps.requires_grad and not x_t.requires_grad
+    with torch.no_grad():                                        # as samplers ask
+        assert not torch.equal(conditioned(ddpm, model, y + 1, same, 0.1)(x_t, t), eps)
+    with pytest.raises(ValueError, match=r"that A makes, \(3, 2\), not \(3, 1\)"):
+        conditioned(ddpm, model, y[:, :1], same, 0.1)(x_t, t)
+
+
+def test_exact_samples_are_as_far_from_y_as_the_noise_and_the_truth_is_one_of_them():
+    """x_0 and x ~ p(x_0 | y) have one distribution, so that y - A x has that of the noise."""
+    ddpm, n, s = DDPM(cosine_beta_schedule(50)).double(), 4000, 0.3
+    prior, A = correlated(3, ddpm), torch.randn(2, 3, generator=noise(2)).double()
+    z = torch.randn(n, 8, generator=noise(1)).double()
+    x_0 = prior.m + z[:, :3] @ torch.linalg.cholesky(prior.C).T
+    y = x_0 @ A.T + s * z[:, 3:5]
+    posterior = conditioned(ddpm, prior, y, lambda x: x @ A.T, s, 2)
+    *_, (_, x, _) = ddpm.reverse_process(posterior, z[:, 5:], False, noise(3))
+    error = s ** 2 / math.sqrt(n)
+    torch.testing.assert_close((y - x @ A.T).T.cov(), s ** 2 * torch.eye(2).double(), rtol=0,
+                               atol=6 * error)
+    torch.testing.assert_close(x.T.cov(), prior.C, rtol=0, atol=6 * prior.C.max() / math.sqrt(n))
+
+
+def test_what_a_chain_of_100_steps_loses_when_its_eps_is_that_of_the_posterior():
+    """The covariance by the recursion of Algorithm 2; the mean is kept, as all is linear."""
+    ddpm, place = DDPM(cosine_beta_schedule(100)), torch.arange(8.0, dtype=torch.float64)
+    C = torch.exp(-(place[:, None] - place) ** 2 / 8) / 4 + torch.eye(8) / 100
+    zero, A = torch.zeros(8, dtype=torch.float64), torch.eye(8, dtype=torch.float64)[:4]
+    _, cov = Gaussian(ddpm, zero, C).posterior(A, zero[:4], 0)
+    lost, a, beta = {}, ddpm.exact.alpha_bar, ddpm.exact.beta
+    for variance, sigma_2 in (("beta", beta), ("beta_tilde", ddpm.exact.beta_tilde)):
+        S = torch.eye(8, dtype=torch.float64)
+        for t in range(100, 0, -1):
+            J = a[t].sqrt() * cov @ torch.linalg.inv(a[t] * cov + (1 - a[t]) * torch.eye(8))
+            step = (a[t - 1].sqrt() * beta[t] * J + (1 - beta[t]).sqrt() * (1 - a[t - 1])
+                    * torch.eye(8)) / (1 - a[t])
+            S = step @ S @ step.T + (sigma_2[t] if t > 1 else 0) * torch.eye(8)
+        lost[variance] = ((S - cov)[4:, 4:].norm() / cov[4:, 4:].norm()).item()
+    assert lost == {"beta": pytest.approx(0.008, abs=5e-4),
+                    "beta_tilde": pytest.approx(0.055, abs=5e-4)}
+
+
 # ---- measurements ----
 
 def matrix(A, shape):
@@ -298,8 +419,10 @@ def test_the_table_has_the_monte_carlo_error_and_the_bias_of_each_method():
     n = 100
     table = compare(n, 0)
     assert list(table) == ["as many exact draws", "replacement, r = 1", "replacement, r = 10",
-                           "DPS, zeta = 0.02", "DPS, zeta = 0.1", "DPS, zeta = 1.0"]
-    exact, one, ten, weak, dps_error, strong_error = table.values()
+                           "DPS, zeta = 0.02", "DPS, zeta = 0.1", "DPS, zeta = 1.0",
+                           "PiGDM, V_t = r_t^2 I", "V_t by the slope, 1 product",
+                           "V_t by the slope, exact"]
+    exact, one, ten, weak, dps_error, strong_error, scalar, rough, best = table.values()
     # RMS over 32 numbers of variance 1 / n; a covariance of 8 n draws of rank 4
     assert exact[0] == pytest.approx(1 / math.sqrt(n), rel=0.7)
     assert exact[1] < 4 * math.sqrt(2 / (8 * n)) and exact[2] < 1e-12
@@ -307,6 +430,9 @@ def test_the_table_has_the_monte_carlo_error_and_the_bias_of_each_method():
     assert one[1] > 1.3 * ten[1]
     assert dps_error[0] < min(weak[0], strong_error[0]) and dps_error[1] < weak[1]
     assert 0 < dps_error[2] < strong_error[2]
+    assert best[0] == pytest.approx(1 / math.sqrt(n), rel=0.7) and best[2] < 1e-6
+    assert best[1] < 0.009 + 4 * math.sqrt(2 / (8 * n))          # the chain's own 0.8%, and chance
+    assert best[0] < rough[0] < scalar[0] and best[1] < rough[1] < scalar[1]
 
 
 def test_the_table_measures_a_known_mean_covariance_and_pixel_error(monkeypatch):
@@ -321,6 +447,7 @@ def test_the_table_measures_a_known_mean_covariance_and_pixel_error(monkeypatch)
         return torch.cat([x_0[:, :4] + 0.3, hidden], 1)
 
     monkeypatch.setattr(dps, "inpaint", wrong)
+    monkeypatch.setattr(dps, "walk", lambda step, x_T, T, label: x_T)
     asked = []
     monkeypatch.setattr(dps, "sample", lambda ddpm, prior, y, A, x_T, zeta, clip, generator: (
         asked.append((zeta, clip)), torch.cat([A(x_T) - A(x_T) + y, x_T[:, 4:]], 1))[1])
@@ -339,6 +466,7 @@ def test_the_table_compares_several_images_of_correlated_pixels(monkeypatch):
     monkeypatch.setattr(dps, "inpaint", lambda ddpm, prior, x_0, *args, **kwargs: (
         seen.update(x_0=x_0, prior=prior), x_0)[1])
     monkeypatch.setattr(dps, "sample", lambda ddpm, prior, y, A, x_T, *args: x_T)
+    monkeypatch.setattr(dps, "walk", lambda step, x_T, T, label: x_T)
     compare(5, 0)
     assert seen["x_0"].shape == (40, 8) and len(seen["x_0"].unique(dim=0)) == 8
     assert torch.equal(seen["x_0"][:5], seen["x_0"][:1].expand(5, 8))
@@ -368,8 +496,7 @@ def test_the_program_draws_four_measurements_and_says_what_they_gave(trained, tm
     panels, = drawn
     assert seeds == 4 * [1]
     assert [list(rows) for rows in panels.values()] == [
-        ["x_0", "y alone", "DPS"], ["x_0", "y alone", "bicubic", "DPS"], ["x_0", "y alone", "DPS"],
-        ["x_0", "y alone", "DPS"]]
+        ["x_0", "y alone", *extra, "DPS", "with V_t"] for extra in ([], ["bicubic"], [], [])]
     x, _ = data.load("digits", 8, 1, "test")
     generator = noise(1)
     x_0 = data.to_model(x[torch.randperm(40, generator=generator)[:3]])
@@ -383,12 +510,15 @@ def test_the_program_draws_four_measurements_and_says_what_they_gave(trained, tm
         x_T = torch.randn(3, 1, 8, 8, generator=generator)
         assert torch.equal(rows["y alone"], back_project(A, y, (1, 8, 8)))
         assert torch.equal(rows["DPS"], sample(*chain, y, A, x_T, generator=noise(1)))
+        *_, (_, with_V, _) = chain[0].reverse_process(conditioned(*chain, y, A, 0.05), x_T,
+                                                      generator=noise(1))
+        assert torch.equal(rows["with V_t"], with_V)
         if "bicubic" in rows:
             assert y.shape == (3, 1, 2, 2) and torch.equal(
                 rows["bicubic"], torch.nn.functional.interpolate(y, scale_factor=4, mode="bicubic"))
-        numbers = {label: psnr(row.clamp(-1, 1), x_0).mean().item()
+        numbers = {label: (psnr(row.clamp(-1, 1), x_0).mean(), (y - A(row)).square().mean().sqrt())
                    for label, row in rows.items() if label != "x_0"}
-        finding = ", ".join(f"{label} {dB:.1f}" for label, dB in numbers.items())
+        finding = ", ".join(f"{label} {dB:.1f} ({off:.3f})" for label, (dB, off) in numbers.items())
         assert f"of {name}: {finding}" in said
 
 

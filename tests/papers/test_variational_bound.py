@@ -2,12 +2,13 @@
 import math
 import re
 import statistics
+from itertools import pairwise
 
 import pytest
 import torch
 from PIL import Image
 from test_ddpm import STRONG, coefficients, gaussian, strong
-from stand_ins import refused
+from stand_ins import Spy, refused
 from torch.distributions import Normal, kl_divergence
 
 import data
@@ -15,6 +16,7 @@ from ddpm import DDPM
 from papers import variational_bound
 from papers.kit import program
 from papers.kit.analytic import kl
+from papers.kit.chain import respace
 from papers.variational_bound import bound, decoder_nll, rate_distortion, send, terms
 
 LEVELS = data.to_model(torch.arange(256)).reshape(256, 1, 1, 1)
@@ -225,6 +227,60 @@ def test_eq_16_is_eq_5_in_the_mean_over_the_data():
     assert total.std().item() / math.sqrt(200_000) < 0.002
 
 
+@pytest.mark.filterwarnings("ignore:alpha_bar_T")
+@pytest.mark.parametrize("s", [0.2, 0.05])
+def test_a_step_split_in_two_lowers_the_bound_as_the_closed_form_says(s):
+    """T = 1, 2, 4, 8 steps of one perfect network, each at times that the next has too."""
+    _, alpha_bar = coefficients(STRONG)
+    v = [a * s ** 2 + 1 - a for a in alpha_bar]                 # the variance of q(x_t)
+    fixed = (kl_divergence(normal(0, v[8]), Normal(0, 1)).item()             # KL(q(x_T) || p(x_T))
+             + 0.5 * math.log(2 * math.pi * math.e * s ** 2) - math.log(2 / 255))      # H(x_0)
+    x_0, expected, found = pixels(100_000, s), [], []
+    for times in [0, 8], [0, 1, 8], [0, 1, 3, 6, 8], range(9):
+        nats = fixed
+        for before, t in pairwise(times):                       # Eq. 16, as if t = 1 had no bins
+            a = alpha_bar[t] / alpha_bar[before]
+            back = v[before] - a * v[before] ** 2 / v[t]
+            nats += kl_divergence(normal(0, back), normal(0, 1 - a)).item()
+        chain, model = respace(strong(), gaussian(0, s, STRONG), len(times) - 1)
+        asked = [model(x_0[:1], torch.tensor([t + 1])) for t in range(chain.T)]
+        assert asked == [gaussian(0, s, STRONG)(x_0[:1], torch.tensor([t])) for t in times[1:]]
+        L = bound(chain, model, x_0, clip=False)[0]["beta"].sum(1) * math.log(2)
+        error = L.std().item() / math.sqrt(len(L))
+        assert error < 0.003 and L.mean().item() == pytest.approx(nats, abs=4 * error + 0.002)
+        expected.append(nats)
+        found.append(L.mean().item())
+    assert found == sorted(found, reverse=True) and found[0] - found[3] > 0.5
+    r_1, r_2 = v[0] / v[1], v[1] / v[8]
+    assert expected[0] - expected[1] == pytest.approx((1 - r_1) * (1 - r_2) / 2)
+
+
+@pytest.mark.filterwarnings("ignore:alpha_bar_T")
+def test_of_data_n_0_1_one_step_has_the_exact_likelihood():
+    x_0 = LEVELS[90:91].expand(100_000, 1, 1, 1)
+    exact = -(normal(0, 1).log_prob(x_0[0].double()) + math.log(2 / 255)).item() / math.log(2)
+    for T in 1, 3:
+        L, _ = bound(*respace(strong(), gaussian(0, 1, STRONG), T), x_0, clip=False)
+        total = L["beta"].sum(1)
+        error = total.std().item() / math.sqrt(len(total))
+        assert error < 0.005 and total.mean().item() == pytest.approx(exact, abs=4 * error + 1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:alpha_bar_T")
+def test_shorter_chains_are_scored_on_the_same_images():
+    x = torch.arange(0, 210, 30, dtype=torch.uint8).reshape(7, 1, 1, 1)
+    spy = Spy()
+    lengths = variational_bound.shorter(strong(), spy, x, torch.Generator().manual_seed(0))
+    assert list(lengths) == [1, 2, 5]                           # below 8
+    assert spy.times == [8, 8, 1, *respace(strong(), lambda x_t, t: t, 5)[1](
+        None, torch.arange(5, 0, -1)).tolist()]
+    x_0, (_, alpha_bar) = data.to_model(x).double(), coefficients(STRONG)
+    L_T = kl_divergence(normal(math.sqrt(alpha_bar[8]) * x_0, 1 - alpha_bar[8]), Normal(0, 1))
+    for T, L in lengths.items():                                # all end at the same x_T
+        assert L["beta"].shape == L["beta_tilde"].shape == (7, T + 1)
+        torch.testing.assert_close(L["beta"][:, T], L_T.flatten() / math.log(2), rtol=1e-4, atol=0)
+
+
 def test_eq_8_without_its_constant_is_the_weighted_loss_of_eq_12():
     ddpm, x_0 = strong(), data.to_model(data.to_uint8(torch.rand(1, 1, 4, 4) * 2 - 1))
     beta, alpha_bar = coefficients(STRONG)
@@ -303,6 +359,7 @@ def test_the_program_prints_the_tables_and_draws_the_figure(trained, tmp_path, c
 
     original, save = variational_bound.score, program.save_figure
     monkeypatch.setattr(variational_bound, "score", keep)
+    monkeypatch.setattr(variational_bound, "FEW", 4)
     monkeypatch.setattr(program, "save_figure",
                         lambda figure, path: drawn.append(figure) or save(figure, path))
     variational_bound.main(["--checkpoint", str(path), "--n", "7", "--seed", "1",
@@ -310,19 +367,34 @@ def test_the_program_prints_the_tables_and_draws_the_figure(trained, tmp_path, c
     out = capsys.readouterr().out
     assert "7 images of digits (test)" in out
     assert (tmp_path / "b.png").read_bytes()[:4] == b"\x89PNG"
-    (x, (L, mse)), = scored
-    rows = [line[33:].replace("+-", "").split() for line in out.splitlines()
+    (x, (L, mse)), (few, (one, _)), (_, (two, _)) = scored
+    assert torch.equal(few, x[:4])
+    table, below = out.split("chains of T steps of the same network")
+    rows = [line[33:].replace("+-", "").split() for line in table.splitlines()
             if line.count("+-") == 4]
     for row, values in zip(rows, terms(L).values(), strict=True):
         assert list(map(float, row[::2])) == pytest.approx(values.mean(0).tolist(), abs=1e-5)
         errors = [statistics.stdev(column) / math.sqrt(7) for column in values.T.tolist()]
         assert list(map(float, row[1::2])) == pytest.approx(errors, abs=6e-5)
-    table = [list(map(float, line.split())) for line in out.splitlines()
+    table = [list(map(float, line.split())) for line in table.splitlines()
              if re.fullmatch(r"[ \d.]+", line)]
     rate, distortion = (x.tolist() for x in rate_distortion(L["beta_tilde"], mse))  # of this run
     for row, t in zip(table, range(1, 6), strict=True):          # T = 5
         assert row == pytest.approx([6 - t, t, rate[t], distortion[t]], abs=1e-5)
-    lines = [axes.lines[0].get_xydata() for axes in drawn[0].axes]
+    chains = {1: one, 2: two, 5: {name: each[:4] for name, each in L.items()}}
+    assert "4 images" in below.splitlines()[0]
+    for (T, each), line in zip(chains.items(), below.splitlines()[2:5], strict=True):
+        (L_T, *first), (_, *second) = (x.mean(0).tolist() for x in list(terms(each).values())[:2])
+        numbers = list(map(float, line.replace("+-", "").split()))
+        assert numbers[:2] == [T, pytest.approx(L_T, abs=6e-4)]
+        assert numbers[2:5] + numbers[6:9] == pytest.approx(first + second, abs=6e-4)
+    *three, last = drawn[0].axes
+    assert {line.get_label(): line.get_ydata().tolist() for line in last.lines} == {
+        **{f"L, sigma^2 = {name}": [each[name].sum(1).mean().item() for each in chains.values()]
+           for name in L},
+        "L_0, sigma^2 = beta": [each["beta"][:, 0].mean().item() for each in chains.values()]}
+    assert all(line.get_xdata().tolist() == [1, 2, 5] for line in last.lines)
+    lines = [axes.lines[0].get_xydata() for axes in three]
     assert [line.shape for line in lines] == [(5, 2)] * 3
     assert lines[0][:, 0].tolist() == lines[1][:, 0].tolist() == [4, 3, 2, 1, 0]   # T - t
     assert lines[0][:, 1].tolist() == lines[2][:, 1].tolist() == distortion[1:]
