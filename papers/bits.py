@@ -8,18 +8,18 @@ and Effective Masked Diffusion Language Models" (arXiv:2406.07524), sec. 3.
     python -m papers.bits [--checkpoint F] [--steps 3000]
 
 A sentence has three words, a, b and (a + b) mod 16: two are free, and the third follows.  Analog
-bits write a word as four numbers of -1 and 1, add Gaussian noise, and read the signs of what is
-drawn.  Masked diffusion hides words and shows them again, several at once: each from the right
-distribution, but without the others.  How many sentences are valid after S steps?  Both ideal
-networks are known, and with that of K words masked diffusion has a closed form: where the last one
-shown is alone in its step (probability u) it follows, else it is right by chance.
+bits write a word as four numbers of -1 and 1, add Gaussian noise, and end in signs.  Masked
+diffusion hides words and shows them again, those of one step independently of each other.  The
+picture: how many sentences are valid after S steps.  Both ideal networks are known, and with that
+of K words it has a closed form: if the last word shown is alone in its step (probability u) it
+follows from the others, else it is right by chance.
 
     valid = u + (1 - u) / K,   u = 3 sum_k (1 / S) ((k - 1) / S)^2 = (S - 1)(2 S - 1) / (2 S^2)
 
-One word a step would need three steps.  Beside them stand trained networks; that of bits also
-self-conditioned: it sees its last x_0_hat.  The ideal one has no use for that, as x_t has all that
-is known of x_0.  The picture: valid sentences against S.  gamma(t) of Chen et al. is alpha_bar_t of
-the checkpoint, whose network is not asked; asymmetric time intervals are left out.
+Shown one by one, three steps would do.  Beside them stand trained networks, of bits also with
+self-conditioning: f sees its last x_0_hat.  An ideal f learns nothing from that, x_t has it all.
+gamma(t) of Chen et al. is alpha_bar_t of the checkpoint, whose network is not asked; asymmetric
+time intervals are left out.
 """
 from functools import partial
 from itertools import product
@@ -122,27 +122,27 @@ def closed_form(S, K=K):
 
 
 def ideal_words(z, K=K):
-    """Return what each hidden word may be, (B, 3, K), for z, (B, 3) int64 in 0..K, the mask."""
+    """Return log p of what each hidden word may be, (B, 3, K), for z, (B, 3) in 0..K, the mask."""
     rest = (SIGN * z * (z < K)).sum(1, keepdim=True)
     follows = F.one_hot(-SIGN * rest % K, K).double()
-    return torch.where((z < K).sum(1)[:, None, None] == 2, follows, 1 / K)
+    return torch.where((z < K).sum(1)[:, None, None] == 2, follows, 1 / K).log()
 
 
 def word_network():
-    """Return layers, and p(z), as `ideal_words`, which is not told the time either."""
+    """Return layers, and log_p(z), as `ideal_words`, which is not told the time either."""
     net = layers(3 * (K + 1), 3 * K)
-    return net, lambda z: net(GAIN * F.one_hot(z, K + 1).flatten(1)).reshape(-1, 3, K).softmax(2)
+    return net, lambda z: net(GAIN * F.one_hot(z, K + 1).flatten(1)).view(-1, 3, K).log_softmax(2)
 
 
-def mask_loss(p, words):
-    """Return the bound on -log p(words), in nats.  Sahoo et al. 2024, sec. 3, alpha_t = 1 - t.
+def mask_loss(log_p, words):
+    """Return E_t[1 / t sum_{hidden words} -log p(word | z_t)], a bound on -log p(words), in nats.
 
-        E_t[1 / t sum_{hidden words} -log p(word | z_t)],   t in (0, 1), even over the batch
+    Sahoo et al. 2024, sec. 3, with alpha_t = 1 - t; the t of a batch are spread over (0, 1).
     """
     t = ((torch.arange(len(words)) + torch.rand(1)) / len(words))[:, None]
     hidden = torch.rand(words.shape) < t
-    log_p = p(torch.where(hidden, K, words)).gather(2, words[:, :, None])[:, :, 0].log()
-    return -torch.where(hidden, log_p / t, 0).sum(1).mean()
+    right = log_p(torch.where(hidden, K, words)).gather(2, words[:, :, None])[:, :, 0]
+    return -torch.where(hidden, right / t, 0).sum(1).mean()
 
 
 def reverse(p, z, t):
@@ -158,11 +158,12 @@ def reverse(p, z, t):
 
 
 @torch.no_grad()
-def unmask(p, n, steps, generator=None):
-    """Draw n sentences, (n, 3) int64, by p(z) in S steps, from none of their words."""
+def unmask(log_p, n, steps, generator=None):
+    """Draw n sentences, (n, 3) int64, by log_p(z) in S steps, from none of their words."""
     z = torch.full((n, 3), K)
     for t in range(steps, 0, -1):
-        z = torch.multinomial(reverse(p(z), z, t).flatten(0, 1), 1, generator=generator).view(n, 3)
+        p = reverse(log_p(z).exp(), z, t).flatten(0, 1)
+        z = torch.multinomial(p, 1, generator=generator).view(n, 3)
     return z
 
 
@@ -197,15 +198,15 @@ def draw_figure(found, tried):
 
 
 def run(args):
-    ddpm, threads, rows = start(args)[3].cpu(), torch.get_num_threads(), []
+    ddpm, threads = start(args)[3].cpu(), torch.get_num_threads()
     torch.set_num_threads(1)                         # layers so small lose time with more
     tried = [S for S in STEPS if S <= ddpm.T]
     found = compare(ddpm, tried, args.steps, args.seed)
     torch.set_num_threads(threads)
-    for S, each in zip(tried, found.transpose(0, 1), strict=True):
-        rows.append(f"after {S} steps: {100 * closed_form(S):.1f}% (closed form), " + ", ".join(
-            f"{100 * valid.mean():.1f} +- {100 * valid.std():.1f}% ({kind}: {many.mean():.0f})"
-            for kind, (valid, many) in zip(KINDS, each, strict=True)))
+    rows = [f"after {S} steps: {100 * closed_form(S):.1f}% (closed form), " + ", ".join(
+        f"{100 * valid.mean():.1f} +- {100 * valid.std():.1f}% ({kind}: {many.mean():.0f})"
+        for kind, (valid, many) in zip(KINDS, each, strict=True))
+        for S, each in zip(tried, found.transpose(0, 1), strict=True)]
     print("valid, and how many sentences these amount to, of 256:", *rows, sep="\n")
     finish(draw_figure(found, tried), args.out, f"finding: valid {rows[len(rows) // 2]}")
 

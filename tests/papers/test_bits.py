@@ -151,7 +151,7 @@ def test_the_closed_form_is_that_of_the_whole_chain(K):
         p = torch.zeros(len(z), dtype=torch.float64)
         p[-1] = 1                                                            # all are masked
         for t in range(S, 0, -1):
-            a, b, c = reverse(ideal_words(z, K), z, t).unbind(1)
+            a, b, c = reverse(ideal_words(z, K).exp(), z, t).unbind(1)
             p = p @ (a[:, z[:, 0]] * b[:, z[:, 1]] * c[:, z[:, 2]])
         assert p.sum().item() == pytest.approx(1) and p[(z == K).any(1)].sum() == 0
         assert p[valid].sum().item() == pytest.approx(closed_form(S, K), rel=1e-12)
@@ -184,10 +184,11 @@ def test_a_word_follows_from_two_others_and_is_free_else():
         for hidden in range(3):
             z = torch.tensor([words])
             z[0, hidden] = 16
-            p = ideal_words(z)[0, hidden]
+            p = ideal_words(z)[0, hidden].exp()
             assert p[words[hidden]] == 1 and p.sum() == 1
             z[0, hidden - 1] = 16
-            assert ideal_words(z)[0, [hidden, hidden - 1]].eq(1 / 16).all()
+            torch.testing.assert_close(ideal_words(z)[0, [hidden, hidden - 1]].exp(),
+                                       torch.full((2, 16), 1 / 16).double())
 
 
 @pytest.mark.parametrize("S", [1, 2, 4, 10])
@@ -201,19 +202,19 @@ def test_simulated_sentences_are_valid_as_often_as_the_closed_form_says(S):
 def test_the_bound_of_the_ideal_words_is_the_entropy_and_that_of_chance_three_words():
     words = WORDS.repeat(80, 1)[torch.randperm(256 * 80, generator=noise())]
     assert mask_loss(ideal_words, words).item() == pytest.approx(math.log(256), rel=0.03)
-    chance = mask_loss(lambda z: torch.full((len(z), 3, 16), 1 / 16), words).item()
+    chance = mask_loss(lambda z: torch.full((len(z), 3, 16), -math.log(16)), words).item()
     assert chance == pytest.approx(3 * math.log(16), rel=0.03)
 
 
 def test_the_bound_is_of_hidden_words_alone_and_its_times_are_spread():
     seen = []
 
-    def p(z):
+    def log_p(z):
         seen.append(z)
-        return torch.full((len(z), 3, 16), math.exp(-1))         # minus the log of it is 1
+        return -torch.ones(len(z), 3, 16)
 
     torch.manual_seed(3)
-    value, z = mask_loss(p, WORDS), seen[0]
+    value, z = mask_loss(log_p, WORDS), seen[0]
     torch.manual_seed(3)
     t = (torch.arange(256) + torch.rand(1)) / 256
     assert ((z == WORDS) | (z == 16)).all()
@@ -224,9 +225,9 @@ def test_the_bound_is_of_hidden_words_alone_and_its_times_are_spread():
 @pytest.mark.thorough
 def test_a_trained_network_of_words_comes_near_the_closed_form():
     torch.manual_seed(0)
-    p = fit(mask_loss, WORDS, *word_network(), 800, "")
+    log_p = fit(mask_loss, WORDS, *word_network(), 800, "")
     for S in (2, 10):
-        assert judge(unmask(p, 2000, S, noise()))[0] == pytest.approx(closed_form(S), abs=0.06)
+        assert judge(unmask(log_p, 2000, S, noise()))[0] == pytest.approx(closed_form(S), abs=0.06)
 
 
 @pytest.mark.thorough
