@@ -7,12 +7,11 @@ and Effective Masked Diffusion Language Models" (arXiv:2406.07524), sec. 3.
 
     python -m papers.bits [--checkpoint F] [--steps 3000]
 
-A sentence has three words, a, b and (a + b) mod 16: two are free, and the third follows.  Analog
-bits write a word as four numbers of -1 and 1, add Gaussian noise, and end in signs.  Masked
-diffusion hides words and shows them again, those of one step independently of each other.  The
-picture: how many sentences are valid after S steps.  Both ideal networks are known, and with that
-of K words it has a closed form: if the last word shown is alone in its step (probability u) it
-follows from the others, else it is right by chance.
+A sentence has three words, a, b and (a + b) mod 16: two are free, one follows.  Analog bits write a
+word as four numbers of -1 and 1, add Gaussian noise, and end in signs.  Masked diffusion hides
+words and shows them again, those of one step independently.  The picture: how many sentences are
+valid after S steps.  Both ideal networks are known, and the masked one, of K words, has a formula:
+if the last word shown is alone in its step (probability u) it follows, else it is chance.
 
     valid = u + (1 - u) / K,   u = 3 sum_k (1 / S) ((k - 1) / S)^2 = (S - 1)(2 S - 1) / (2 S^2)
 
