@@ -39,6 +39,7 @@ COMMANDS = {                                         # of each program, but for 
     "time_features": CORE,
     "score_distillation": "",
     "anomaly": f"{CORE} --n 32",
+    "bits": CORE,
 }
 PAGE = """<!doctype html>
 <meta charset="utf-8">

@@ -11,6 +11,7 @@ import papers
 # The programs that draw one picture, and the least that some flags take.
 PROGRAMS = {
     "anomaly": {"--n": 2},
+    "bits": {"--steps": 1},
     "classifier_free_guidance": {"--n": 2, "--steps": 1},
     "classifier_guidance": {"--n": 2},
     "compare": {"--n": 2},
