@@ -113,7 +113,7 @@ class TextUNet(UNet):
         return super().embed(t) + self.last(last), every, tokens != PAD
 
 
-def draw(ddpm, model, tokens, s, shape, steps, seed):
+def draw(ddpm, model, tokens, s, shape, steps, seed, clip=True):
     """Draw an image of this shape for each caption, guided by s.  Sec. 2.3.
 
         eps = eps_theta(x_t, t) + s (eps_theta(x_t, t, c) - eps_theta(x_t, t))
@@ -121,7 +121,7 @@ def draw(ddpm, model, tokens, s, shape, steps, seed):
     Of perfect networks it has the score of p(x_t) p(c | x_t)^s: the caption counts s times.  What
     Ho & Salimans call w is s - 1.
     """
-    return sample(ddpm, model, tokens, s - 1, shape, steps, seed)
+    return sample(ddpm, model, tokens, s - 1, shape, steps, seed, clip)
 
 
 def drop_captions(tokens, empty, p):

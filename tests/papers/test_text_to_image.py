@@ -34,8 +34,8 @@ def some(n=4):
 # ---- sec. 2.3: guidance ----
 
 @pytest.mark.filterwarnings("ignore:alpha_bar_T")                # of strong()
-@pytest.mark.parametrize("s", [0, 1, 3.5])
-def test_guidance_multiplies_the_density_by_that_of_the_caption_to_the_s(s):
+@pytest.mark.parametrize("s, clip", [(0, True), (1, False), (3.5, True), (3.5, False)])
+def test_guidance_multiplies_the_density_by_that_of_the_caption_to_the_s(s, clip):
     """On a mixture whose three parts are what captions tell apart: the chain of the true score."""
     c = torch.arange(3).repeat(5)
 
@@ -46,10 +46,10 @@ def test_guidance_multiplies_the_density_by_that_of_the_caption_to_the_s(s):
         with torch.enable_grad():
             return eps_of(log_density, x_t.double(), t).to(x_t)
 
-    x = draw(strong(), perfect, c, s, (2,), 8, 3)
-    expected = strong().sample(by_hand, (15, 2), generator=noise(3))
+    x = draw(strong(), perfect, c, s, (2,), 8, 3, clip)
+    expected = strong().sample(by_hand, (15, 2), clip, noise(3))
     torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
-    assert not torch.equal(x, draw(strong(), perfect, c, s, (2,), 8, 4))
+    assert not torch.equal(x, draw(strong(), perfect, c, s, (2,), 8, 4, clip))
 
 
 # ---- sec. 4.1: words in attention ----
