@@ -79,11 +79,25 @@ def to_uint8(x):
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def poses(n, seed=0):
+    """Draw how each of n digits is drawn: in which face, and how it is turned, sheared and so on.
+
+    Returns:
+        faces: (n,) int64, indices of FACES.
+        angle, shear, scale, dx, dy: (n,) float64: turned counterclockwise by up to 6 degrees, in
+            radians, sheared to the right by up to 0.1, scaled by 0.92 to 1.08, shifted to the left
+            and up by up to 4% of the picture.
+    """
+    rng = np.random.default_rng(seed)
+    faces = rng.integers(len(FACES), size=n)
+    angle, shear, scale, dx, dy = rng.uniform(-1, 1, (5, n))
+    return faces, np.radians(6) * angle, 0.1 * shear, 1 + 0.08 * scale, 0.04 * dx, 0.04 * dy
+
+
 def digits(image_size=16, n=10_000, seed=0):
     """Draw n pictures of the ten digits, white on black, each in a random face and pose.
 
-    Each is drawn at four times the size, turned by up to 6 degrees, sheared by up to 0.1, scaled
-    by 0.92 to 1.08, shifted by up to 4% of the picture, and averaged down.
+    Each is drawn at four times the size, transformed as `poses` says, and averaged down.
 
     Returns:
         x: (n, 1, image_size, image_size) uint8.
@@ -101,17 +115,14 @@ def digits(image_size=16, n=10_000, seed=0):
             where = (size - left - right) / 2, (size - top - bottom) / 2
             ImageDraw.Draw(glyphs[i, digit]).text(where, str(digit), fill=255, font=font)
 
-    rng = np.random.default_rng(seed)
     labels = np.arange(n) % 10
-    faces = rng.integers(len(FACES), size=n)
-    angle, shear, scale, dx, dy = rng.uniform(-1, 1, (5, n))
-    angle, shear, scale = np.radians(6) * angle, 0.1 * shear, 1 + 0.08 * scale
+    faces, angle, shear, scale, dx, dy = poses(n, seed)
     x = np.empty((n, 1, image_size, image_size), np.uint8)
     for i in range(n):
         # Pillow asks where each pixel comes from: the inverse of turning, shearing and scaling.
         cos, sin = np.cos(angle[i]) / scale[i], np.sin(angle[i]) / scale[i]
         a, b, d, e = cos + shear[i] * sin, shear[i] * cos - sin, sin, cos
-        c, f = size * (0.5 - np.array([a + b, d + e]) / 2 + 0.04 * np.array([dx[i], dy[i]]))
+        c, f = size * (0.5 - np.array([a + b, d + e]) / 2 + np.array([dx[i], dy[i]]))
         glyph = glyphs[faces[i], labels[i]].transform((size, size), Image.Transform.AFFINE,
                                                       (a, b, c, d, e, f), Image.Resampling.BILINEAR)
         x[i, 0] = np.asarray(glyph.reduce(4))

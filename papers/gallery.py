@@ -36,6 +36,8 @@ COMMANDS = {                                         # of each program, but for 
     "dps": CORE,
     "super_resolution": "",
     "latent_diffusion": "",
+    "text_to_image": "",
+    "stable_diffusion": "",
     "time_features": CORE,
     "score_distillation": "",
     "anomaly": f"{CORE} --n 32",

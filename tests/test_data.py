@@ -76,6 +76,35 @@ def test_digits_turn_shear_scale_and_shift_within_their_limits():
     assert np.std(slants) > 0.06 and np.abs(slants).max() < 0.6
 
 
+def test_poses_are_the_draws_that_digits_have_always_been_drawn_from():
+    faces, *pose = data.poses(50, 3)
+    rng = np.random.default_rng(3)
+    assert np.array_equal(faces, rng.integers(10, size=50))
+    for got, most, middle in zip(pose, (np.radians(6), 0.1, 0.08, 0.04, 0.04), (0, 0, 1, 0, 0),
+                                 strict=True):
+        assert np.array_equal(got, middle + most * rng.uniform(-1, 1, 50))
+
+
+def test_digits_are_drawn_in_the_face_and_at_the_place_that_poses_says(monkeypatch):
+    def draw(face=0, angle=0.0, shear=0.0, scale=1.0, dx=0.0, dy=0.0):
+        monkeypatch.setattr(data, "poses", lambda n, seed: [
+            np.full(n, value) for value in (face, angle, shear, scale, dx, dy)])
+        return DRAW(16, 10, 0)[0][:, 0].astype(float)
+
+    def slopes(x):
+        """How far to the right the ink is, a row further up."""
+        up, right = 7.5 - np.mgrid[:16][:, None], np.mgrid[:16] - 7.5
+        return (x * up * right).sum((1, 2)) / (x * up ** 2).sum((1, 2))
+
+    plain = draw()
+    assert np.array_equal(draw(dx=1 / 16)[:, :, :-1], plain[:, :, 1:])       # to the left
+    assert np.array_equal(draw(dy=1 / 16)[:, :-1], plain[:, 1:])             # up
+    assert (draw(face=1).sum((1, 2)) > 1.2 * plain.sum((1, 2))).all()        # DejaVuSans-Bold
+    assert (draw(scale=1.08).sum((1, 2)) > 1.1 * plain.sum((1, 2))).all()
+    assert (slopes(draw(shear=0.1)) > slopes(plain) + 0.05).all()      # its top to the right
+    assert (slopes(draw(angle=0.1)) < slopes(plain) - 0.02).all()      # counterclockwise
+
+
 @pytest.mark.parametrize("image_size", [8, 28])
 def test_digits_come_in_any_size(image_size):
     x, _ = data.digits(image_size, 20)
