@@ -24,6 +24,7 @@ COMMANDS = {                                         # of each program, but for 
     "variational_bound": f"{CORE} --n 32",
     "ddim": f"{CORE} --n 16",
     "pndm": CORE,
+    "dpm_solver": CORE,
     "improved_ddpm": "--n 4",
     "score_sde": f"{CORE} --n 16",
     "ncsn": CORE,

@@ -15,6 +15,7 @@ PROGRAMS = {
     "classifier_guidance": {"--n": 2},
     "compare": {"--n": 2},
     "ddim": {"--n": 1},
+    "dpm_solver": {"--n": 2},
     "dps": {"--n": 1, "--steps": 1},
     "improved_ddpm": {"--n": 2},
     "latent_diffusion": {"--n": 1},
