@@ -25,6 +25,7 @@ COMMANDS = {                                         # of each program, but for 
     "ddim": f"{CORE} --n 16",
     "pndm": CORE,
     "dpm_solver": CORE,
+    "parameterisations": CORE,
     "improved_ddpm": "--n 4",
     "score_sde": f"{CORE} --n 16",
     "ncsn": CORE,

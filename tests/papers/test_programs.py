@@ -20,6 +20,7 @@ PROGRAMS = {
     "improved_ddpm": {"--n": 2},
     "latent_diffusion": {"--n": 1},
     "ncsn": {"--n": 1, "--steps": 1},
+    "parameterisations": {"--n": 2},
     "pndm": {},
     "processes": {},
     "repaint": {"--n": 1, "--steps": 1, "--r": 1, "--j": 1},
