@@ -168,6 +168,7 @@ def draw_figure(known, found, rows):
     show_lines(left, {f"{name}, order {pndm.order(line):.2f}": {
         cost.get(name, int)(S): error for S, error in line.items()}
         for name, line in known.items()}, "Gaussian data: RMS error", "evaluations")
+    left.set_ylim(bottom=1e-7)                       # room for the legend
     for axes, k, title in zip(middle, (0, 3), (
             "digits: RMS distance to the solution", "digits: Frechet distance, less DDIM's"),
             strict=True):

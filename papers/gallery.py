@@ -26,6 +26,7 @@ COMMANDS = {                                         # of each program, but for 
     "pndm": CORE,
     "dpm_solver": CORE,
     "parameterisations": CORE,
+    "edm": CORE,
     "improved_ddpm": "--n 4",
     "score_sde": f"{CORE} --n 16",
     "ncsn": CORE,

@@ -17,6 +17,7 @@ PROGRAMS = {
     "ddim": {"--n": 1},
     "dpm_solver": {"--n": 2},
     "dps": {"--n": 1, "--steps": 1},
+    "edm": {"--n": 2},
     "improved_ddpm": {"--n": 2},
     "latent_diffusion": {"--n": 1},
     "ncsn": {"--n": 1, "--steps": 1},
