@@ -59,11 +59,14 @@ def test_f_of_0_is_the_best_guess_of_noise_and_costs_1_at_every_sigma_whatever_t
 
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_the_loss_is_the_squared_error_of_f(sigma):
-    y, n, F = torch.randn(3, 2, 1, 3, 3)
-    c_skip, c_out, _ = edm.coefficients(sigma, 0.5)
-    target = (y - c_skip * (y + sigma * n)) / c_out
-    found = loss(lambda x, sigma: c_skip * x + c_out * F, y, n, sigma, 0.5)
-    torch.testing.assert_close(found, (F - target).square().mean(), rtol=1e-3, atol=1e-5)
+    y, n, said = torch.randn(3, 2, 1, 3, 3)
+    x, c_skip, c_out, asked = y + sigma * n, *edm.coefficients(sigma, 0.5)[:2], []
+    target = (y - c_skip * x) / c_out
+    D = edm.preconditioned(lambda x, c_noise: asked.extend([x, c_noise]) or said, 0.5)
+    found = loss(D, y, n, sigma, 0.5)
+    torch.testing.assert_close(found, (said - target).square().mean(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(asked[0], x / math.sqrt(0.25 + sigma ** 2))
+    assert asked[1] == math.log(sigma) / 4
 
 
 # ---- the change of variables ----
