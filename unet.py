@@ -131,6 +131,8 @@ class UNet(nn.Module):
         ValueError: image_size cannot be halved once per further level.
     """
 
+    Block = ResidualBlock                            # a subclass may be made of its own
+
     def __init__(self, image_size=32, image_channels=3, channels=128, channel_mults=(1, 2, 2, 2),
                  num_res_blocks=2, attention_resolutions=(16,), dropout=0.1):
         super().__init__()
@@ -138,7 +140,7 @@ class UNet(nn.Module):
         self.divisor = 2 ** (len(channel_mults) - 1)
         self.check_size(image_size, image_size)
         emb_dim = 4 * channels
-        block = functools.partial(ResidualBlock, emb_dim=emb_dim, dropout=dropout)
+        block = functools.partial(self.Block, emb_dim=emb_dim, dropout=dropout)
         self.emb = nn.Sequential(nn.Linear(channels, emb_dim), nn.SiLU(),
                                  nn.Linear(emb_dim, emb_dim))
         self.conv_in = nn.Conv2d(image_channels, channels, 3, padding=1)

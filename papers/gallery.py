@@ -35,6 +35,7 @@ COMMANDS = {                                         # of each program, but for 
     "sdedit": CORE,
     "dps": CORE,
     "super_resolution": "",
+    "text_to_image": "",
     "latent_diffusion": "",
     "time_features": CORE,
     "score_distillation": "",

@@ -1,9 +1,10 @@
-"""Digits with captions, and what reads a caption: words, tokens, a small transformer.
+"""Digits with captions; what reads a caption, and what reads its digit and style in a picture.
 
     x, labels, styles = captions()                   the pictures of data.digits, seed 0
     texts = write(labels, styles)                    "a bold serif seven, leaning right"
     tokens = tokenise(texts)                         (N, LENGTH) int64
     every, last = TextTransformer(64)(tokens)        (N, LENGTH, 64), and (N, 64) of the last token
+    as_asked(reader, x, labels, styles)              how many pictures are what captions say
 
 A caption says what data.poses knows of a picture and what 16 x 16 pixels show: the digit, and a
 style of three words that are there or not, "bold", "serif", and "leaning left" or "leaning right".
@@ -14,6 +15,7 @@ import math
 import re
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import data
@@ -126,3 +128,40 @@ class TextTransformer(nn.Module):
             x = layer(x, there)
         x = self.norm(x)
         return x, x[torch.arange(len(x), device=x.device), there.sum(1) - 1]
+
+
+# ---- what is read in a picture ----
+
+def attributes(labels, styles):
+    """Return what a reader tells apart, (N, 4) int64: digit, bold, serif, leaning."""
+    return torch.stack([labels, styles % 2, styles // 2 % 2, styles // 4], dim=1)
+
+
+def style_reader():
+    """Build an untrained reader: (B, 1, H, W) images to 10 + 2 + 2 + 3 logits of `attributes`.
+
+    Larger images than 16 x 16 are averaged first.
+    """
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(16), nn.Conv2d(1, 24, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(24, 48, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(768, 64), nn.ReLU(), nn.Linear(64, 17))
+
+
+def style_loss(reader, x, truth):
+    """Return the cross-entropy of what is read in images x and attributes, (B, 4), a scalar."""
+    logits = reader(x).float().split((10, 2, 2, 3), dim=1)
+    return sum(map(F.cross_entropy, logits, truth.T))
+
+
+@torch.no_grad()
+def as_asked(reader, x, labels, styles):
+    """Return the shares, (3,), of images x whose digit, whose style, and whose both are as asked.
+
+    Args:
+        reader: trained; x: (N, 1, H, W) images in [-1, 1]; labels, styles: (N,) int64.
+    """
+    logits = torch.cat([reader(part) for part in x.split(1000)]).cpu().split((10, 2, 2, 3), dim=1)
+    read = torch.stack([part.argmax(1) for part in logits], dim=1)           # (N, 4)
+    right = read == attributes(labels, styles)
+    return torch.stack([right[:, 0], right[:, 1:].all(1), right.all(1)]).float().mean(1)

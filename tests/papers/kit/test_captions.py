@@ -6,8 +6,9 @@ from conftest import DRAW
 
 import data
 from papers.kit import captions as module
-from papers.kit.captions import (DIGITS, END, LENGTH, PAD, STYLES, WORDS, TextTransformer, captions,
-                                 held_out, tokenise, write)
+from papers.kit.captions import (DIGITS, END, LENGTH, PAD, STYLES, WORDS, TextTransformer, as_asked,
+                                 attributes, captions, held_out, style_loss, style_reader, tokenise,
+                                 write)
 
 EVERY = torch.arange(10).repeat_interleave(STYLES), torch.arange(STYLES).repeat(10)
 
@@ -133,3 +134,35 @@ def test_one_layer_is_its_equation():
     x, there = torch.randn(3, 5, 8), torch.arange(5) < torch.tensor([[5], [2], [4]])
     torch.testing.assert_close(ours(x, there)[there],
                                theirs(x, src_key_padding_mask=~there)[there])
+
+
+# ---- what is read in a picture ----
+
+def test_digit_and_style_are_counted_alone_and_together():
+    labels, styles = torch.tensor([7, 0, 3, 9]), torch.tensor([11, 0, 6, 5])
+    truth = attributes(labels, styles)
+    assert truth.tolist() == [[7, 1, 1, 2], [0, 0, 0, 0], [3, 0, 1, 1], [9, 1, 0, 1]]
+
+    def reader(x):
+        """Logits that say what the first pixels of an image are."""
+        return torch.cat([torch.nn.functional.one_hot(x[:, 0, 0, k].long(), n).float()
+                          for k, n in enumerate((10, 2, 2, 3))], dim=1)
+
+    x = truth[:, None, None].float()
+    assert as_asked(reader, x, labels, styles).tolist() == [1, 1, 1]
+    x[0, 0, 0, 0], x[1, 0, 0, 0] = 1, 1              # wrong digits
+    x[1, 0, 0, 3] = 2                                # and a wrong style
+    assert as_asked(reader, x, labels, styles).tolist() == [0.5, 0.75, 0.5]
+    x[2, 0, 0, 1] = 1
+    assert as_asked(reader, x, labels, styles).tolist() == [0.5, 0.5, 0.25]
+
+
+def test_the_reader_learns_all_four_and_averages_what_is_larger():
+    reader, x = style_reader(), torch.randn(5, 1, 16, 16)
+    assert reader(x).shape == (5, 17)
+    larger = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(reader(larger), reader(x))
+    logits, truth = torch.randn(5, 17), attributes(torch.arange(5), torch.arange(5) + 6)
+    p = [part.softmax(1) for part in logits.split((10, 2, 2, 3), dim=1)]
+    expected = -sum(part.gather(1, truth[:, k:k + 1]).log().mean() for k, part in enumerate(p))
+    torch.testing.assert_close(style_loss(lambda x: logits, x, truth), expected)
