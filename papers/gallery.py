@@ -36,6 +36,7 @@ COMMANDS = {                                         # of each program, but for 
     "dps": CORE,
     "super_resolution": "",
     "text_to_image": "",
+    "clip": f"{CORE} --n 30",
     "latent_diffusion": "",
     "time_features": CORE,
     "score_distillation": "",

@@ -13,6 +13,7 @@ PROGRAMS = {
     "anomaly": {"--n": 2},
     "classifier_free_guidance": {"--n": 2, "--steps": 1},
     "classifier_guidance": {"--n": 2},
+    "clip": {"--n": 1, "--steps": 1},
     "compare": {"--n": 2},
     "ddim": {"--n": 1},
     "dps": {"--n": 1, "--steps": 1},
