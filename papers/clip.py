@@ -22,9 +22,9 @@ that saw clean pictures only make of the same captions and noise; how much of th
 what noise held-out pictures still find their caption; and which captions some of them find.
 
 Captions, and those that nobody trains on, are of papers/kit/captions.py.  Fig. 3's t is `log_scale`
-here.  Not the paper's: f is the classifier but for its end, and the scale has no limit (100).
+here, and exp(t) belongs to f . g, as in GLIDE's code.  Not the paper's: f is the classifier but for
+its end, and that scale has no limit (100).
 """
-import math
 from itertools import product
 from pathlib import Path
 
@@ -57,14 +57,14 @@ class Clip(nn.Module):
         self.picture, self.text = Classifier(image_channels, D), TextTransformer(D)
         self.project = nn.Linear(D, D)
         nn.init.normal_(self.picture.out.weight, std=D ** -0.5)  # a vector of 0s has no direction
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))      # from where theirs is
+        self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())  # theirs begins there
 
     def f(self, x_t, t):
         """Return (B, D), of unit length, of pictures x_t, (B, C, H, W), and t, (B,) in 0..T."""
         return F.normalize(self.picture.logits(x_t, t * self.noised), dim=1)
 
     def ask(self, tokens):
-        """Return f . g of captions, (K, LENGTH) tokens: a log_p(x_t, t), (B, K), for `step`."""
+        """Return f . g of captions, (K, LENGTH) tokens, as log_p(x_t, t), (B, K), to guide by."""
         g = F.normalize(self.project(self.text(tokens)[1]).float(), dim=1)   # (K, D)
         return lambda x_t, t: self.log_scale.exp() * self.f(x_t, t) @ g.T
 
@@ -143,7 +143,7 @@ def run_train(argv):
 
 
 def ranked(logits, own):
-    """Write the best three captions of N pictures, and which is the own: (N, 120), N texts."""
+    """Write the best three captions of N pictures, as if all were as frequent, and mark the own."""
     texts = write(*EVERY)
     return ["\n".join(f"{p:.0%} {texts[k]}{' *' * (texts[k] == text)}" for p, k in zip(
         *(part.tolist() for part in row.softmax(0).topk(3)), strict=True))
