@@ -119,12 +119,12 @@ class Config(train.Config):
                            f"{self.data}")
 
 
-def sample(ddpm, model, y, w, shape, steps, seed):
+def sample(ddpm, model, y, w, shape, steps, seed, clip=True):
     """Draw an image of this shape for each label in y, from noise that is the same for every w."""
     generator, parts = torch.Generator(ddpm.beta.device).manual_seed(seed), []
     for part in track(y.split(batch_size(shape[-1])), f"w = {w:g}, batches"):
         chain, each = respace(ddpm, guided(model, part, w), steps)
-        parts.append(chain.sample(each, (len(part), *shape), generator=generator))
+        parts.append(chain.sample(each, (len(part), *shape), clip, generator))
     return torch.cat(parts)
 
 

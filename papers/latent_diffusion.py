@@ -132,12 +132,15 @@ class LatentDiffusion(nn.Module):
         """Return the images D(z_0 / scale), (B, C, H, W) float32."""
         return self.autoencoder.decoder(z_0 / self.scale).float()
 
-    def loss(self, ddpm, x_0):
-        """Return L_LDM, Eq. 2: L_simple of the latents of images x_0; the autoencoder is fixed."""
-        return ddpm.loss(self.unet, self.encode(x_0))
+    def loss(self, ddpm, x_0, *condition):
+        """Return L_LDM, Eq. 2: L_simple of the latents of images x_0; the autoencoder is fixed.
 
-    def forward(self, z_t, t):
-        return self.unet(z_t, t)
+        With a condition, that of a U-Net which takes one, it is Eq. 3.
+        """
+        return ddpm.loss(lambda z_t, t: self(z_t, t, *condition), self.encode(x_0))
+
+    def forward(self, z_t, t, *condition):
+        return self.unet(z_t, t, *condition)
 
 
 # ---- training ----

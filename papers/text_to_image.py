@@ -27,16 +27,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import nn
 
 import data
 from ddpm import DDPM
 from papers.classifier_free_guidance import sample
-from papers.kit.captions import (PAD, STYLES, TextTransformer, as_asked, attributes, captions,
-                                 held_out, style_loss, style_reader, tokenise, write)
-
-from papers.kit.program import finish, flags, program, show_rows, shuffled, start, steps_of
+from papers.kit.captions import (PAD, TextTransformer, as_asked, attributes, captions, held_out,
+                                 style_loss, style_reader, tokenise, training_set)
+from papers.kit.followed import KINDS, LEAST, follow, say
+from papers.kit.program import finish, flags, program, start, steps_of
 from papers.kit.training import ASSETS, fit, load_fit, save_fit
 from plumbing.cli import arguments, check_writable, integer
 from plumbing.device import pick_device, recorded
@@ -49,10 +48,6 @@ CONFIG = {"T": 1000, "network": {
     "num_res_blocks": 1, "attention_resolutions": [8], "dropout": 0.0}}
 D = 64                                               # numbers that a word becomes
 P_EMPTY = 0.2                                        # sec. 4.2
-SCALES = 0, 1, 2, 4                                  # s: without words, with them, and more so
-SEEDS = 3
-KINDS, WHAT = ("of training", "held out"), ("digit", "style", "both")
-ROWS = 4                                             # captions of each kind in the picture
 
 
 # ---- a network that reads ----
@@ -118,7 +113,7 @@ class TextUNet(UNet):
         return super().embed(t) + self.last(last), every, tokens != PAD
 
 
-def draw(ddpm, model, tokens, s, shape, steps, seed):
+def draw(ddpm, model, tokens, s, shape, steps, seed, clip=True):
     """Draw an image of this shape for each caption, guided by s.  Sec. 2.3.
 
         eps = eps_theta(x_t, t) + s (eps_theta(x_t, t, c) - eps_theta(x_t, t))
@@ -126,7 +121,7 @@ def draw(ddpm, model, tokens, s, shape, steps, seed):
     Of perfect networks it has the score of p(x_t) p(c | x_t)^s: the caption counts s times.  What
     Ho & Salimans call w is s - 1.
     """
-    return sample(ddpm, model, tokens, s - 1, shape, steps, seed)
+    return sample(ddpm, model, tokens, s - 1, shape, steps, seed, clip)
 
 
 def drop_captions(tokens, empty, p):
@@ -161,51 +156,16 @@ def run_train(argv):
     x, labels, styles = map(torch.cat, zip(*(captions(seed=k) for k in (2, 3, 4)), strict=True))
     networks["reader"] = fit(networks["reader"], style_loss, x, attributes(labels, styles), 2000,
                              label="reader")
-    x, labels, styles = captions()
-    tokens, seen = tokenise(write(labels, styles)), ~held_out(labels, styles)
-    networks["unet"] = fit(networks["unet"], loss(networks["ddpm"]), x[seen], tokens[seen],
-                           args.steps, label="text to image")
+    networks["unet"] = fit(networks["unet"], loss(networks["ddpm"]), *training_set(16), args.steps,
+                           label="text to image")
     save_fit(path, CONFIG, args.steps, networks)
     print(f"wrote {path}")
 
 
 # ---- the program ----
 
-def choose(n, seed):
-    """Return labels and styles, (2 n,) int64 each, of n captions of training, then n held out."""
-    labels, styles = torch.arange(10).repeat_interleave(STYLES), torch.arange(STYLES).repeat(10)
-    new = held_out(labels, styles)
-    i = torch.cat([part[shuffled(len(part), seed)][torch.arange(n) % len(part)]
-                   for part in ((~new).nonzero()[:, 0], new.nonzero()[:, 0])])
-    return labels[i], styles[i]
-
-
-def draw_figure(texts, samples, shares):
-    """Draw samples {s: (SEEDS, N, 1, H, W)} of texts, N, and shares {s: (SEEDS, 2, 3)} against s.
-
-    The first half of the captions is of training, the second held out.
-    """
-    figure = Figure(figsize=(15, 5.5), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(2.2, 1))
-    shown = [k * len(texts) // 2 + i for k in range(2) for i in range(ROWS)]
-    for axes, (s, x) in zip(left.subplots(1, len(samples)), samples.items(), strict=True):
-        show_rows(axes, {texts[i]: x[:, i] for i in shown}, f"s = {s:g}")
-        axes.axhline(axes.get_ylim()[0] / 2, color="C1")
-        if s != SCALES[0]:
-            axes.set_yticks([])
-    axes = right.subplots()
-    for part, (kind, line) in enumerate(zip(KINDS, ("-", ":"), strict=True)):
-        for k, what in enumerate(WHAT):
-            values = torch.stack([each[:, part, k] for each in shares.values()])     # (S, SEEDS)
-            axes.errorbar(SCALES, values.mean(1), values.std(1), fmt=f".{line}", color=f"C{k}",
-                          capsize=2, label=f"{what}, captions {kind}")
-    axes.set(xlabel="s", ylim=(0, 1.03), title="share that is as asked for, three seeds")
-    axes.legend(fontsize=8)
-    return figure
-
-
 def main(argv=None):
-    parser = flags(__doc__, "text_to_image.png", 60, ROWS, "captions of training, and held out",
+    parser = flags(__doc__, "text_to_image.png", 60, LEAST, "captions of training, and held out",
                    "the file that ships", steps=25)
     program(parser, run, argv, run_train)
 
@@ -215,32 +175,16 @@ def run(args):
         args, SHIPPED, lambda path, device: load_fit(path, device, network))
     unet, reader, ddpm = networks.values()
     steps, model = steps_of(args, ddpm.T), recorded(unet, device, args.record)
+    shape = [config["network"][name] for name in ("image_channels", "image_size", "image_size")]
     print(f"{args.n} captions of each kind, {steps} steps, by {checkpoint}, on {device}")
     x, labels, styles = captions(seed=1)
     new = held_out(labels, styles)
     for kind, part in zip(KINDS, (~new, new), strict=True):
         share = as_asked(reader, data.to_model(x[part]).to(device), labels[part], styles[part])
-        print(f"{'real':8} {kind:12} " + ", ".join(
-            f"{what} {value:6.1%}" for what, value in zip(WHAT, share, strict=True)))
-
-    labels, styles = choose(args.n, args.seed)
-    texts, samples, shares = write(labels, styles), {}, {}
-    tokens = tokenise(texts).to(device)
-    shape = [config["network"][name] for name in ("image_channels", "image_size", "image_size")]
-    for s in SCALES:
-        samples[s] = torch.stack([draw(ddpm, model, tokens, s, shape, steps, seed)
-                                  for seed in range(args.seed, args.seed + SEEDS)])
-        shares[s] = torch.stack([torch.stack([as_asked(reader, *part) for part in zip(
-            *(each.chunk(2) for each in (x, labels, styles)), strict=True)]) for x in samples[s]])
-        for kind, mean, std in zip(KINDS, shares[s].mean(0), shares[s].std(0), strict=True):
-            print(f"s = {s:<4g} {kind:12} " + ", ".join(
-                f"{what} {m:6.1%} +- {d:.1%}" for what, m, d in zip(WHAT, mean, std, strict=True)),
-                flush=True)
-    best = max(SCALES, key=lambda s: shares[s][:, :, 2].mean())
-    seen, new = shares[best][:, :, 2].mean(0)
-    finish(draw_figure(texts, samples, shares), args.out,
-           f"finding: at s = {best} digit and style are those of the caption in {seen:.1%} of the "
-           f"pictures where it is of training, and in {new:.1%} where its combination is new")
+        say(f"real, {kind}", [f"{value:.1%}" for value in share])
+    figure, found = follow(lambda tokens, s, seed: draw(ddpm, model, tokens.to(device), s, shape,
+                                                        steps, seed), reader, args.n, args.seed)
+    finish(figure, args.out, found)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,13 @@ def held_out(labels, styles):
     return (labels + styles) % 6 == 0
 
 
+def training_set(image_size):
+    """Return pictures, (N, 1, H, H) uint8, and tokens, (N, L), without what is held out."""
+    x, labels, styles = captions(image_size)
+    seen = ~held_out(labels, styles)
+    return x[seen], tokenise(write(labels[seen], styles[seen]))
+
+
 def write(labels, styles):
     """Return the captions, N strings, of digits and styles as `captions` returns them."""
     return [f"a {'bold ' * (style % 2)}{'serif ' * (style // 2 % 2)}{DIGITS[digit]}"

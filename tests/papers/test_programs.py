@@ -27,6 +27,7 @@ PROGRAMS = {
     "score_distillation": {"--n": 6},
     "score_sde": {"--n": 2},
     "sdedit": {"--n": 1},
+    "stable_diffusion": {"--n": 4, "--steps": 1},
     "super_resolution": {"--n": 2, "--samples": 2},
     "text_to_image": {"--n": 4, "--steps": 1},
     "time_features": {"--steps": 1},
@@ -67,7 +68,8 @@ def test_an_unknown_flag_or_device_or_a_checkpoint_that_is_not_there_ends_in_one
     refused(capsys, ["--device", "abacus"], "abacus", main=main)
     refused(capsys, ["--seed", "-1"], "--seed", "0..", main=main)
     own = name in ("classifier_free_guidance", "improved_ddpm", "latent_diffusion",
-                   "super_resolution", "text_to_image")  # which say how one is made: a wrong value
+                   "stable_diffusion", "super_resolution", "text_to_image")
+    # These say how one is made, and a wrong one is a wrong value.
     made = name if own else {"score_distillation": "classifier_free_guidance"}.get(name)
     refused(capsys, ["--checkpoint", none], "none.pt", *([f"papers.{made} train"] if made else []),
             code=2 if made else 1, main=main)

@@ -10,10 +10,11 @@ from test_ddpm import strong
 
 import data
 from papers import text_to_image as tti
-from papers.kit import training
+from papers.kit import followed, training
 from papers.kit.captions import STYLES, attributes, captions, held_out, tokenise, write
+from papers.kit.followed import SCALES, choose
 from papers.kit.training import load_fit
-from papers.text_to_image import TextAttention, TextUNet, choose, draw, drop_captions, network
+from papers.text_to_image import TextAttention, TextUNet, draw, drop_captions, network
 from unet import Attention
 
 TINY = {"T": 5, "network": {"image_size": 16, "image_channels": 1, "channels": 8,
@@ -33,8 +34,8 @@ def some(n=4):
 # ---- sec. 2.3: guidance ----
 
 @pytest.mark.filterwarnings("ignore:alpha_bar_T")                # of strong()
-@pytest.mark.parametrize("s", [0, 1, 3.5])
-def test_guidance_multiplies_the_density_by_that_of_the_caption_to_the_s(s):
+@pytest.mark.parametrize("s, clip", [(0, True), (1, False), (3.5, True), (3.5, False)])
+def test_guidance_multiplies_the_density_by_that_of_the_caption_to_the_s(s, clip):
     """On a mixture whose three parts are what captions tell apart: the chain of the true score."""
     c = torch.arange(3).repeat(5)
 
@@ -45,10 +46,10 @@ def test_guidance_multiplies_the_density_by_that_of_the_caption_to_the_s(s):
         with torch.enable_grad():
             return eps_of(log_density, x_t.double(), t).to(x_t)
 
-    x = draw(strong(), perfect, c, s, (2,), 8, 3)
-    expected = strong().sample(by_hand, (15, 2), generator=noise(3))
+    x = draw(strong(), perfect, c, s, (2,), 8, 3, clip)
+    expected = strong().sample(by_hand, (15, 2), clip, noise(3))
     torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-4)
-    assert not torch.equal(x, draw(strong(), perfect, c, s, (2,), 8, 4))
+    assert not torch.equal(x, draw(strong(), perfect, c, s, (2,), 8, 4, clip))
 
 
 # ---- sec. 4.1: words in attention ----
@@ -200,12 +201,13 @@ def test_captions_are_chosen_of_both_kinds_and_repeat_only_if_they_must():
 def test_the_program_draws_both_kinds_at_every_s_and_counts(fitted, tmp_path, capsys, monkeypatch):
     path, _ = fitted
     read = []
-    original = tti.as_asked
+    original = followed.as_asked
 
     def as_asked(reader, x, labels, styles):
         read.append((x, labels, styles))
         return original(reader, x, labels, styles)
     monkeypatch.setattr(tti, "as_asked", as_asked)
+    monkeypatch.setattr(followed, "as_asked", as_asked)
     tti.main(["--checkpoint", str(path), "--n", "4", "--steps", "2", "--seed", "3", "--device",
               "cpu", "--out", str(tmp_path / "x.png")])
     said = capsys.readouterr().out
@@ -219,10 +221,10 @@ def test_the_program_draws_both_kinds_at_every_s_and_counts(fitted, tmp_path, ca
         assert torch.equal(attributes(digits, kinds), attributes(labels[part], styles[part]))
     labels, styles = choose(4, 3)
     tokens, i = tokenise(write(labels, styles)), 2
-    rows = re.findall(r"s = (\d+) .*digit +([\d.]+)% \+- ([\d.]+)%, style +([\d.]+)% \+- "
-                      r"([\d.]+)%, both +([\d.]+)% \+- ([\d.]+)%", said)
-    assert [int(row[0]) for row in rows] == [s for s in tti.SCALES for _ in range(2)]
-    for k, s in enumerate(tti.SCALES):
+    rows = re.findall(r"s = (\d+), .*digit ([\d.]+)% \+- ([\d.]+)% +style ([\d.]+)% \+- "
+                      r"([\d.]+)% +both ([\d.]+)% \+- ([\d.]+)%", said)
+    assert [int(row[0]) for row in rows] == [s for s in SCALES for _ in range(2)]
+    for k, s in enumerate(SCALES):
         shares = []
         for seed in (3, 4, 5):
             x = draw(ddpm, unet, tokens, s, (1, 16, 16), 2, seed)
