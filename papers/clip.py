@@ -37,7 +37,7 @@ import data
 from papers import classifier_guidance, text_to_image
 from papers.classifier_guidance import SAME, Classifier, load_guide, sample
 from papers.kit.captions import (STYLES, TextTransformer, as_asked, captions, held_out, tokenise,
-                                 write)
+                                 training_set, write)
 from papers.kit.chain import ask, first_noise, noise_like, respace
 from papers.kit.judge import check_readable
 from papers.kit.program import finish, flags, program, show_rows, shuffled, start, steps_of
@@ -129,12 +129,12 @@ def run_train(argv):
     device, checkpoint, config, ddpm, _ = start(args)
     check_readable(config, checkpoint)
     check_writable(args.out)
-    x, *of = captions(config["image_size"])
-    seen, tokens, own = ~held_out(*of), tokenise(write(*of)), {key: config[key] for key in SAME}
+    x, tokens = training_set(config["image_size"])
+    own = {key: config[key] for key in SAME}
     torch.manual_seed(args.seed)
     clips = network(own).to(device)
     for name, clip in clips.items():
-        clips[name] = fit(clip, contrast(ddpm), x[seen], tokens[seen], args.steps, 128, label=name)
+        clips[name] = fit(clip, contrast(ddpm), x, tokens, args.steps, 128, label=name)
         print(f"{name}: the scale is {clips[name].log_scale.exp():.1f}")
     save_fit(args.out, own, args.steps, clips)
     x, *of = captions(config["image_size"], seed=1)
