@@ -6,17 +6,18 @@ Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Mode
     python -m papers.stable_diffusion train [--steps 2000]     minutes; writes stable_diffusion.pt
     python -m papers.stable_diffusion [--checkpoint F] [--n 60] [--steps 60]
 
-It is two files put together.  The autoencoder of papers/latent_diffusion.py, trained without a
-word, makes latents of 8 x 8 of digits of 32 x 32; the U-Net of papers/text_to_image.py learns to
-denoise these, told a caption; guidance with s works on latents as on pixels.  The picture is that
-of papers/text_to_image.py: captions of training and new ones, drawn at several s, decoded, and
-read by the network that reads there.
+It is two files put together.  The autoencoder of papers/latent_diffusion.py, which was trained
+without a word, turns digits of 32 x 32 into latents of 8 x 8; the U-Net of papers/text_to_image.py
+learns to denoise these, told the caption; and s works on latents as it does on pixels.  The picture
+is that of papers/text_to_image.py: captions of training and new ones, drawn at several s, decoded,
+and read by the same network.  The numbers of digits that were only encoded and decoded say how much
+of the style the autoencoder keeps.
 
-In the paper the U-Net's pixels look at pixels first, and then, in a layer of their own, at what a
-transformer makes of the words ("cross-attention"); here they look at both at once, as in GLIDE.
-There the words reach the U-Net in no other way; here their last token is also added to the time's
-embedding.  Stable Diffusion takes its transformer from a CLIP that was trained before; as the
-paper's, ours learns with the U-Net.  Neither clips what it draws: latents have no bounds.
+In the paper pixels of the U-Net look at each other first, and then, in a layer of its own, at what
+a transformer makes of the words ("cross-attention"), which reach the U-Net in no other way.  Here,
+as in GLIDE, pixels look at both at once, and the last token is added to the embedding of the time.
+Stable Diffusion has its transformer from a CLIP; ours, as the paper's, learns with the U-Net.
+Latents have no bounds, so nothing clips them.
 """
 from pathlib import Path
 

@@ -3,24 +3,26 @@
 Nichol et al. 2021, "GLIDE: Towards Photorealistic Image Generation and Editing with Text-Guided
 Diffusion Models" (arXiv:2112.10741), sec. 2.3, 4.1, 4.2.
 
-    python -m papers.text_to_image train [--steps 2500]        minutes; writes text_to_image.pt
+    python -m papers.text_to_image train [--steps 2000]        minutes; writes text_to_image.pt
     python -m papers.text_to_image [--checkpoint F] [--n 60] [--steps 25]
 
 Each digit has a caption (papers/kit/captions.py), "a bold seven, leaning right".  A transformer
-makes vectors of its words.  The last of them is added to the embedding of the time, as a label's
-would be, and says what the picture is of; and wherever pixels look at each other, they look at the
-words too.  In a fifth of the batch the caption is the empty one, so that the network also knows
-pictures without words, and what a caption changes can be amplified by s.  A tenth label for each of
-12 styles would have done as much for 120 labels; words are worth it where a combination is new.  So
-a sixth of the combinations of digit and style is not in the training data.
+makes a vector of each of its words, in the light of the others.  The last one is added to the
+embedding of the time, where the label of papers/classifier_free_guidance.py is added; and wherever
+pixels look at each other, they look at the words too.  In training a fifth of the captions is
+empty, so that the network also knows pictures without words, and what a caption changes can be
+taken s times.
 
-The picture shows, for captions of both kinds, what is drawn at several s; and how many have the
-digit, and all of the style, that was asked for, as a network reads them that `train` makes too, on
-other pictures, of all combinations.
+A number for each of 120 combinations of digit and style would do as much, but for combinations that
+nobody has seen.  So a sixth of them ("a bold serif seven, leaning right" is one) is held out of
+training, and drawn all the same.  The picture shows captions of both kinds at several s, and the
+share that has the digit, and all of the style, that was asked for.  They are read by a network that
+`train` makes as well, from other pictures of all combinations.
 
-GLIDE's transformer has 24 layers, ours two; its attention has several heads, ours is the core's,
-with one.  The paper trains without empty captions first.  Its code fills short captions with
-learned tokens that are looked at as words are; here nothing looks at padding.
+GLIDE's transformer has 24 layers of width 2048, ours 2 of 64; its attention has several heads,
+where ours has one, as the core's.  The paper trains with all captions first, and empties a fifth in
+a second training.  The authors' code fills captions up with vectors that are learned and looked at;
+here nobody looks at padding, and the last token is the one that ends the words.
 """
 import math
 from pathlib import Path

@@ -66,22 +66,23 @@ def training_set(image_size):
 
 def write(labels, styles):
     """Return the captions, N strings, of digits and styles as `captions` returns them."""
-    return [f"a {'bold ' * (style % 2)}{'serif ' * (style // 2 % 2)}{DIGITS[digit]}"
-            f"{LEANING[style // 4]}" for digit, style in zip(labels.tolist(), styles.tolist(),
-                                                             strict=True)]
+    return [f"a{'n' * (digit == 8 and style % 4 == 0)} {'bold ' * (style % 2)}"
+            f"{'serif ' * (style // 2 % 2)}{DIGITS[digit]}{LEANING[style // 4]}"
+            for digit, style in zip(labels.tolist(), styles.tolist(), strict=True)]
 
 
 def tokenise(texts):
     """Return the places of words in WORDS, then END, then PAD: (N, LENGTH) int64.
 
-    The empty caption is END alone.
+    The empty caption is END alone; "an" is read as "a".
 
     Raises:
         ValueError: a word is not in WORDS, or a caption is longer than LENGTH - 1 words.
     """
     tokens = torch.full((len(texts), LENGTH), PAD)
     for row, text in zip(tokens, texts, strict=True):
-        places = [WORDS.index(word) for word in re.findall(r"\w+", text)] + [END]
+        words = re.findall(r"\w+", re.sub(r"\ban\b", "a", text))
+        places = [WORDS.index(word) for word in words] + [END]
         if len(places) > LENGTH:
             raise ValueError(f"{text!r} has more than {LENGTH - 1} words")
         row[:len(places)] = torch.tensor(places)

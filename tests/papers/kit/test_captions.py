@@ -50,8 +50,9 @@ def test_a_digit_that_is_said_to_lean_right_has_its_top_to_the_right(monkeypatch
 def test_captions_are_in_words_and_no_two_alike():
     texts = write(*EVERY)
     assert len(set(texts)) == 120
-    assert write(torch.tensor([7, 0, 3]), torch.tensor([11, 0, 6])) == [
-        "a bold serif seven, leaning right", "a zero", "a serif three, leaning left"]
+    assert write(torch.tensor([7, 0, 3, 8, 8]), torch.tensor([11, 0, 6, 4, 1])) == [
+        "a bold serif seven, leaning right", "a zero", "a serif three, leaning left",
+        "an eight, leaning left", "a bold eight"]
 
 
 def test_of_each_digit_two_styles_are_held_out_and_every_word_is_seen_with_it():
@@ -72,14 +73,14 @@ def test_tokens_are_words_then_the_end_then_padding():
     assert tokens.shape == (121, LENGTH) and tokens.dtype == torch.int64
     assert len(tokens.unique(dim=0)) == 121
     for row, text in zip(tokens.tolist(), texts, strict=True):
-        words = text.replace(",", "").split()
+        words = text.replace(",", "").replace("an ", "a ").split()
         assert [WORDS[token] for token in row[:len(words)]] == words
         assert row[len(words):] == [END] + [PAD] * (LENGTH - 1 - len(words))
     assert (tokens != PAD).all(1).any() and tokens[-1].tolist() == [END] + [PAD] * (LENGTH - 1)
     assert set(DIGITS) < set(WORDS)
 
 
-@pytest.mark.parametrize("text", ["an eleven", "a bold bold bold bold bold seven"])
+@pytest.mark.parametrize("text", ["a eleven", "a bold bold bold bold bold seven"])
 def test_what_is_no_caption_is_refused(text):
     with pytest.raises(ValueError):
         tokenise([text])
