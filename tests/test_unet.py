@@ -236,3 +236,22 @@ def test_other_sizes_are_refused_with_the_divisor():
         small()(torch.randn(1, 8, 8), torch.tensor([1]))
     with pytest.raises(ValueError, match="divisible by 8, not 28 x 28"):
         UNet(image_size=28)
+
+
+def test_a_subclass_may_be_made_of_blocks_of_its_own():
+    class Own(ResidualBlock):
+        pass
+
+    class Net(UNet):
+        Block = Own
+
+    networks = []
+    for kind in (UNet, Net):
+        torch.manual_seed(0)
+        networks.append(kind(**SMALL))
+    blocks = [{type(part) for part in net.modules() if isinstance(part, ResidualBlock)}
+              for net in networks]
+    assert blocks == [{ResidualBlock}, {Own}]
+    for (name, weight), (same, other) in zip(*(net.state_dict().items() for net in networks),
+                                             strict=True):
+        assert name == same and torch.equal(weight, other)

@@ -62,16 +62,17 @@ def draw_figure(texts, samples, shares):
     shown = [k * len(texts) // 2 + i for k in range(2) for i in range(LEAST)]
     for axes, (s, x) in zip(left.subplots(1, len(samples)), samples.items(), strict=True):
         show_rows(axes, {texts[i]: x[:, i] for i in shown}, f"s = {s}")
-        axes.axhline(axes.get_ylim()[0] / 2, color="C1")         # above it seen, below it new
+        axes.axhline(axes.get_ylim()[0] / 2, color="C1")
         if s != SCALES[0]:
             axes.set_yticks([])
+    left.suptitle("above the line: captions of training; below it: held out", fontsize=9)
     axes = right.subplots()
     for part, (kind, line) in enumerate(zip(KINDS, ("-", ":"), strict=True)):
-        for k, what in enumerate(WHAT):
+        for k, what in {0: "digit", 2: "digit and style"}.items():
             values = torch.stack([each[:, part, k] for each in shares.values()])     # (S, SEEDS)
             axes.errorbar(SCALES, values.mean(1), values.std(1), fmt=f".{line}", color=f"C{k}",
                           capsize=2, label=f"{what}, captions {kind}")
-    axes.set(xlabel="s", ylim=(0, 1.03))
+    axes.set(xlabel="s", xticks=SCALES, ylim=(0, 1.05))
     axes.set_title("share that is as the caption asks", fontsize=9)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower right")
     return figure

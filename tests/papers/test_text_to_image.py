@@ -245,3 +245,23 @@ def test_wrong_arguments_end_in_one_line(trained, capsys):
     for argv, message in ((["train", "--steps", "0"], "must be in 1.."),
                           (["--checkpoint", trained[0]], "text_to_image train")):
         refused(capsys, argv, message, main=tti.main)
+
+
+# ---- the file that ships ----
+
+def test_the_shipped_file_is_small_and_its_reader_reads():
+    assert tti.SHIPPED.stat().st_size <= 1.5e6
+    config, networks = load_fit(tti.SHIPPED, "cpu", network)
+    assert config == tti.CONFIG
+    x, labels, styles = captions(seed=1)
+    assert tti.as_asked(networks["reader"], data.to_model(x), labels, styles).min() > 0.9
+
+
+@pytest.mark.thorough
+def test_the_shipped_network_draws_what_new_captions_ask_for():
+    unet, reader, ddpm = load_fit(tti.SHIPPED, "cpu", network)[1].values()
+    labels, styles = (part[20:] for part in choose(20, 0))
+    tokens = tokenise(write(labels, styles))
+    x = draw(ddpm, unet, tokens, 2, (1, 16, 16), 15, 0)
+    chance = tti.as_asked(reader, draw(ddpm, unet, tokens, 0, (1, 16, 16), 15, 0), labels, styles)
+    assert tti.as_asked(reader, x, labels, styles)[2] > 0.5 > 0.2 > chance[2]
