@@ -153,8 +153,8 @@ def ranked(logits, own):
 def draw_figure(rows, texts, shares, ranks):
     """Draw {label: samples} below their captions, {title: lines}, and {`ranked`: a picture}."""
     figure = Figure(figsize=(16, 8), layout="constrained")
-    axes = figure.subplot_mosaic([["rows"] * len(shares) + ["ranks"], [*shares, "ranks"]],
-                                 width_ratios=[1] * len(shares) + [1.9], height_ratios=(1.4, 1))
+    axes = figure.subplot_mosaic([["rows"] * 4 + ["ranks"], [*shares, "ranks"]],
+                                 width_ratios=(1, 1, 1, 1, 1.9), height_ratios=(1.4, 1))
     show_rows(axes["rows"], rows, most=len(texts))
     axes["rows"].xaxis.tick_top()
     axes["rows"].set_xticks(torch.linspace(*axes["rows"].get_xlim(), 2 * len(texts) + 1)[1::2],
@@ -162,10 +162,11 @@ def draw_figure(rows, texts, shares, ranks):
     for title, lines in shares.items():
         for i, (name, values) in enumerate(lines.items(), 3 - len(lines)):   # CLIP has two colours
             axes[title].plot(list(values), list(values.values()), ".-", color=f"C{i}", label=name)
-        axes[title].set(title=title, ylim=(0, 1.02), xlabel="s" if len(lines) == 3 else "t")
+        axes[title].set(title=title, ylim=(0, 1.02), xticks=list(values)[::len(values) // 4],
+                        xlabel="s" if len(lines) == 3 else "t")
     axes["digit as asked"].legend(fontsize=8, loc="lower right")
     show_rows(axes["ranks"], ranks,
-              "by the noised CLIP (*: its own);\nbelow, those that nobody trained on")
+              "ranked by the noised CLIP (*: its own);\nnobody trained on the lower two")
     axes["ranks"].yaxis.tick_right()
     return figure
 
@@ -184,9 +185,8 @@ def run(args):
     guides = {"classifier": (log_p, digits[i].to(device))} | {
         name: (clip.ask(tokenise(texts).to(device)), torch.arange(len(texts), device=device))
         for name, clip in clips.items()}
-    chain, model = respace(ddpm, model, steps)
-    rows, shares = {}, {f"{part} as asked": {name: {} for name in guides}
-                        for part in ("digit", "style", "both")}
+    (chain, model), rows = respace(ddpm, model, steps), {}
+    shares = {f"{k} as asked": {name: {} for name in guides} for k in ("digit", "style", "both")}
     for s, (name, (log_p, k)) in product(SCALES, guides.items()):
         if s or not rows:                            # where s = 0 all draw the same
             x_T, generator = first_noise(args.seed, (len(texts), *x.shape[1:]), device)
