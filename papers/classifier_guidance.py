@@ -56,13 +56,17 @@ class Classifier(nn.Module):
         self.norm, self.out = group_norm(E), nn.Linear(E, classes)
         self.apply(initialise)
 
-    def forward(self, x_t, t):
-        """Return log p_phi(y | x_t, t), (B, K), for x_t, (B, C, H, W), and t, (B,) in 1..T."""
+    def logits(self, x_t, t):
+        """Return what the last layer does, (B, K), for x_t, (B, C, H, W), and t, (B,) in 0..T."""
         emb = self.emb(timestep_embedding(t, self.channels))
         h = self.conv_in(x_t)
         for block in self.down:
             h = block(h, emb)
-        return self.out(F.silu(self.norm(h)).mean((2, 3))).float().log_softmax(1)
+        return self.out(F.silu(self.norm(h)).mean((2, 3))).float()
+
+    def forward(self, x_t, t):
+        """Return log p_phi(y | x_t, t), (B, K); the arguments are those of `logits`."""
+        return self.logits(x_t, t).log_softmax(1)
 
 
 def cross_entropy(ddpm):
@@ -154,6 +158,14 @@ def network(config):
     return Classifier(config["image_channels"], config["classes"])
 
 
+def load_guide(path, device, network, config, checkpoint):
+    """Return the network of a file; a ValueError, unless it is for a checkpoint of this config."""
+    own, guide = load_fit(path, device, network)
+    if any(own.get(name) != config[name] for name in SAME):
+        raise ValueError(f"{path} and {checkpoint} differ in one of {', '.join(SAME)}")
+    return guide
+
+
 def run_train(argv):
     parser = arguments(__doc__, record=False)
     parser.add_argument("--steps", type=integer(2), default=1000, help="of the optimizer (1000)")
@@ -188,9 +200,7 @@ def main(argv=None):
 def run(args):
     device, checkpoint, config, ddpm, model = start(args)
     check_readable(config, checkpoint)
-    own, log_p = load_fit(args.classifier, device, network)
-    if any(own.get(name) != config[name] for name in SAME):
-        raise ValueError(f"{args.classifier} and {checkpoint} differ in one of {', '.join(SAME)}")
+    log_p = load_guide(args.classifier, device, network, config, checkpoint)
     print(f"{args.n} images of each digit at each scale by {checkpoint}, on {device}")
     H, y = config["image_size"], torch.arange(10, device=device).repeat(args.n)
     net = load_reader(device)

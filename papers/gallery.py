@@ -40,6 +40,7 @@ COMMANDS = {                                         # of each program, but for 
     "super_resolution": "",
     "latent_diffusion": "",
     "text_to_image": "",
+    "clip": f"{CORE} --n 30",
     "stable_diffusion": "",
     "time_features": CORE,
     "score_distillation": "",

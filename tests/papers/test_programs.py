@@ -14,6 +14,7 @@ PROGRAMS = {
     "bits": {"--steps": 1},
     "classifier_free_guidance": {"--n": 2, "--steps": 1},
     "classifier_guidance": {"--n": 2},
+    "clip": {"--n": 1, "--steps": 1},
     "compare": {"--n": 2},
     "ddim": {"--n": 1},
     "dpm_solver": {"--n": 2},
