@@ -19,6 +19,7 @@ PROGRAMS = {
     "improved_ddpm": {"--n": 2},
     "latent_diffusion": {"--n": 1},
     "ncsn": {"--n": 1, "--steps": 1},
+    "other_spaces": {},
     "pndm": {},
     "processes": {},
     "repaint": {"--n": 1, "--steps": 1, "--r": 1, "--j": 1},
@@ -26,6 +27,8 @@ PROGRAMS = {
     "score_distillation": {"--n": 6},
     "score_sde": {"--n": 2},
     "sdedit": {"--n": 1},
+    "shapes": {"--n": 10},
+    "star_shaped": {},
     "super_resolution": {"--n": 2, "--samples": 2},
     "time_features": {"--steps": 1},
     "variational_bound": {"--n": 2},
@@ -64,7 +67,7 @@ def test_an_unknown_flag_or_device_or_a_checkpoint_that_is_not_there_ends_in_one
     refused(capsys, ["--stpes", "5"], "--stpes", main=main)
     refused(capsys, ["--device", "abacus"], "abacus", main=main)
     refused(capsys, ["--seed", "-1"], "--seed", "0..", main=main)
-    own = name in ("classifier_free_guidance", "improved_ddpm", "latent_diffusion",
+    own = name in ("classifier_free_guidance", "improved_ddpm", "latent_diffusion", "shapes",
                    "super_resolution")               # which say how one is made: a wrong value
     made = name if own else {"score_distillation": "classifier_free_guidance"}.get(name)
     refused(capsys, ["--checkpoint", none], "none.pt", *([f"papers.{made} train"] if made else []),
