@@ -23,8 +23,8 @@ outside.  But logarithms of them are all symmetric matrices, so DDPM on these, i
 which noise has no direction, ends in the cone; eps* is that of a mixture (papers/kit/analytic.py).
 Li et al. 2024, "SPD-DDPM" (arXiv:2312.08200), noise the cone itself, by a Gaussian of their own.
 
-The picture: angles in degrees, a Ramachandran plot, of data and samples, and all about the cut at
-psi = 180; and matrices as ellipses, with a red cross where there is none.
+The picture: angles in degrees (a Ramachandran plot), and all of them about the cut at psi = 180;
+matrices as ellipses, and a red cross where there is none.
 """
 import math
 
@@ -162,7 +162,8 @@ def draw_ellipses(axes, S, title):
     axes.add_collection(EllipseCollection(long, short, degrees, units="xy", alpha=0.6,
                                           offsets=at[good], offset_transform=axes.transData))
     axes.plot(*at[~good].T, "x", color="tab:red", markersize=10, mew=2)
-    axes.set(xlim=(-0.7, 5.7), ylim=(-0.7, 5.7), aspect="equal", xticks=[], yticks=[], title=title)
+    axes.set(xlim=(-0.7, 5.7), ylim=(-0.7, 5.7), aspect="equal", xticks=[], yticks=[])
+    axes.set_title(title, fontsize=10)
 
 
 def draw_figure(clouds, ellipses):
@@ -179,7 +180,7 @@ def draw_figure(clouds, ellipses):
     axes["s"].set(title=f"how many of {N:,} have which psi", xlabel="psi, modulo 360")
     axes["s"].legend(fontsize=8)
     for key, (title, S) in zip("def", ellipses.items(), strict=True):
-        draw_ellipses(axes[key], S, f"{title}: {positive(S).double().mean():.1%} positive definite")
+        draw_ellipses(axes[key], S, f"{title}: {positive(S).double().mean():.0%} positive definite")
     return figure
 
 
@@ -199,13 +200,12 @@ def run(args):
             x = PI * imitate(process, x, N, STEPS) if process else regions.draw(N)
             clouds.setdefault(title, x)
             shares.append([100 * near_the_cut(x, degrees) for degrees in (1, 20)])
-        (one, twenty), (std, more) = torch.tensor(shares).mean(0), torch.tensor(shares).std(0)
-        said.append(f"{title} {one:.2f} +- {std:.2f}% ({twenty:.1f} +- {more:.1f}%)")
+        (at, near), (std, more) = torch.tensor(shares).mean(0), torch.tensor(shares).std(0)
+        said.append(f"{title} {at:.2f} +- {std:.2f}% ({near:.1f} +- {more:.1f}%)")
     S = spectral(torch.exp, matrix(matrices(ddpm).draw(N)[0].double()))
-    raw = coordinates(S)
-    fitted = torch.distributions.MultivariateNormal(raw.mean(0), raw.T.cov()).sample((N,))
-    logs = matrix(ddpm.sample(matrices(ddpm), (N, 3), clip=False).double())
-    ellipses = {"data": S, "DDPM on logarithms": spectral(torch.exp, logs),
+    v, logs = coordinates(S), ddpm.sample(matrices(ddpm), (N, 3), clip=False).double()
+    fitted = torch.distributions.MultivariateNormal(v.mean(0), v.T.cov()).sample((N,))
+    ellipses = {"data": S, "DDPM on logarithms": spectral(torch.exp, matrix(logs)),
                 "a Gaussian fitted to the entries": matrix(fitted)}
     good = [f"{positive(S).sum()} of {N} ({title})" for title, S in ellipses.items()]
     finish(draw_figure(clouds, ellipses), args.out, f"positive definite: {', '.join(good)}\n"
