@@ -44,6 +44,9 @@ COMMANDS = {                                         # of each program, but for 
     "stable_diffusion": "",
     "time_features": CORE,
     "score_distillation": "",
+    "shapes": "--n 50",
+    "star_shaped": CORE,
+    "other_spaces": CORE,
     "anomaly": f"{CORE} --n 32",
     "bits": CORE,
 }

@@ -23,6 +23,7 @@ PROGRAMS = {
     "improved_ddpm": {"--n": 2},
     "latent_diffusion": {"--n": 1},
     "ncsn": {"--n": 1, "--steps": 1},
+    "other_spaces": {},
     "parameterisations": {"--n": 2},
     "pndm": {},
     "processes": {},
@@ -31,7 +32,9 @@ PROGRAMS = {
     "score_distillation": {"--n": 6},
     "score_sde": {"--n": 2},
     "sdedit": {"--n": 1},
+    "shapes": {"--n": 10},
     "stable_diffusion": {"--n": 4, "--steps": 1},
+    "star_shaped": {},
     "super_resolution": {"--n": 2, "--samples": 2},
     "text_to_image": {"--n": 4, "--steps": 1},
     "time_features": {"--steps": 1},
@@ -72,7 +75,8 @@ def test_an_unknown_flag_or_device_or_a_checkpoint_that_is_not_there_ends_in_one
     refused(capsys, ["--device", "abacus"], "abacus", main=main)
     refused(capsys, ["--seed", "-1"], "--seed", "0..", main=main)
     own = name in ("classifier_free_guidance", "improved_ddpm", "latent_diffusion",
-                   "stable_diffusion", "super_resolution", "text_to_image")
+                   "shapes", "stable_diffusion", "super_resolution",
+                   "text_to_image")
     # These say how one is made, and a wrong one is a wrong value.
     made = name if own else {"score_distillation": "classifier_free_guidance"}.get(name)
     refused(capsys, ["--checkpoint", none], "none.pt", *([f"papers.{made} train"] if made else []),
