@@ -1,0 +1,2 @@
+def beside(name, page):
+    return []
