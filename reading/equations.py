@@ -313,9 +313,11 @@ EQUATIONS["Liu et al. 2022"] = Paper(
         r"(e_t^1 + 2 e_t^2 + 2 e_t^3 + e_t^4), \quad x_{t+\delta} = \phi(x_t, e_t', t, t+\delta)"],
         "The first jumps take four evaluations each, since no four are known.",
         "papers.pndm.sample", "the_steps_are_algorithm_2_written_out"),
-    "Algorithm 2": E([r"$x_T \sim \mathcal{N}(0, I)$", "three jumps by Eq. 13",
-        "all others by Eq. 12", "return $x_0$"], "F-PNDM: second order, where DDIM is of first.",
-        "papers.pndm.sample", "pndm_is_of_second_order_where_ddim_is_of_first"),
+    "Algorithm 2": E([r"$x_T \sim \mathcal{N}(0, I)$", "for $t = T - 1, T - 2, T - 3$ do",
+        "   $x_t, e_t$ of $x_{t+1}$ by Eq. 13", "end for", r"for $t = T - 4, \ldots, 1, 0$ do",
+        "   $x_t, e_t$ of $x_{t+1}$ and all $e$ so far by Eq. 12", "end for", "return $x_0$"],
+        "F-PNDM: second order, where DDIM is of first.", "papers.pndm.sample",
+        "pndm_is_of_second_order_where_ddim_is_of_first"),
 }, "Compared with the authors' code, Eq. 9 and its number with those who quote it; not verified: "
     "the numbers 11 to 13, and how the paper counts time in them.")
 EQUATIONS["Song & Ermon 2019"] = Paper(
@@ -347,12 +349,13 @@ EQUATIONS["Song & Ermon 2019"] = Paper(
         r"$\lambda(\sigma) = \sigma^2$ each weighs the same, and it is $L_{\mathrm{simple}}$ of a "
         "DDPM.", "papers.ncsn.dsm_loss", "with_lambda_sigma_squared_every_level_weighs_the_same "
         "denoising_score_matching_is_L_simple"),
-    "Algorithm 1": E([r"for $i = 1, \ldots, L$ do", r"   $\alpha_i = \epsilon \cdot \sigma_i^2 / "
-        r"\sigma_L^2$", r"   for $t = 1, \ldots, T$ do", r"      $z_t \sim \mathcal{N}(0, I)$",
-        r"      $\tilde x_t = \tilde x_{t-1} + \frac{\alpha_i}{2} s_\theta(\tilde x_{t-1}, "
-        r"\sigma_i) + \sqrt{\alpha_i} z_t$", r"   $\tilde x_0 = \tilde x_T$", r"return $\tilde "
-        "x_T$"], r"From large noise, where modes are not apart, to small; $\alpha_i$ is a step "
-        "size.", "papers.ncsn.annealed_langevin",
+    "Algorithm 1": E([r"initialize $\tilde x_0$", r"for $i = 1, \ldots, L$ do",
+        r"   $\alpha_i = \epsilon \cdot \sigma_i^2 / \sigma_L^2$", r"   for $t = 1, \ldots, T$ do",
+        r"      draw $z_t \sim \mathcal{N}(0, I)$", r"      $\tilde x_t = \tilde x_{t-1} + "
+        r"\frac{\alpha_i}{2} s_\theta(\tilde x_{t-1}, \sigma_i) + \sqrt{\alpha_i} z_t$",
+        "   end for", r"   $\tilde x_0 = \tilde x_T$", "end for", r"return $\tilde x_T$"],
+        r"From large noise, where modes are not apart, to small; $\alpha_i$ is a step size.",
+        "papers.ncsn.annealed_langevin",
         "a_step_is_algorithm_1_and_every_level_has_its_steps_and_step_size"),
 })
 EQUATIONS["Song et al. 2021"] = Paper(
@@ -403,7 +406,7 @@ EQUATIONS["Song et al. 2021"] = Paper(
         r"x_j}\left[\sum_k G_{ik}(x, t) G_{jk}(x, t) p_t(x)\right]", "Fokker & Planck's equation, "
         "of the density of Eq. 5 with a matrix G for g.", "papers.processes.fokker_planck",
         "each_drift_moves_the_density_as_its_fokker_planck_equation_says"),
-    "Eq. 38 to 40": E([r"dx = \tilde f_\theta(x, t) dt, \quad \tilde f_\theta(x, t) = f(x, t) - "
+    "Eq. 38 to 40": E([r"dx = \tilde f_\theta(x, t) dt", r"\tilde f_\theta(x, t) = f(x, t) - "
         r"\frac{1}{2} \nabla \cdot [G(x, t) G(x, t)^{\mathrm{T}}] - \frac{1}{2} G(x, t) G(x, "
         r"t)^{\mathrm{T}} s_\theta(x, t)", r"\log p_0(x(0)) = \log p_T(x(T)) + \int_0^T \nabla "
         r"\cdot \tilde f_\theta(x(t), t) dt", r"\nabla \cdot \tilde f_\theta(x, t) = "
@@ -444,7 +447,7 @@ EQUATIONS["Dhariwal & Nichol 2021"] = Paper(
     "Diffusion Models Beat GANs on Image Synthesis", "https://arxiv.org/abs/2105.05233", {
     "Algorithm 1": E([r"$x_T \sim \mathcal{N}(0, I)$", r"for $t = T, \ldots, 1$ do",
         r"   $\mu, \Sigma = \mu_\theta(x_t), \Sigma_\theta(x_t)$", r"   $x_{t-1} \sim "
-        r"\mathcal{N}(\mu + s \Sigma \nabla_{x_t} \log p_\phi(y \mid x_t), \Sigma)$",
+        r"\mathcal{N}(\mu + s \Sigma \nabla_{x_t} \log p_\phi(y \mid x_t), \Sigma)$", "end for",
         "return $x_0$"], "Each step is shifted to where a classifier of noisy images sees more of "
         "class y.", "papers.classifier_guidance.step papers.classifier_guidance.sample",
         "a_step_is_p_sample_with_its_mean_shifted_by_s_sigma_squared_times_the_gradient"),
@@ -452,8 +455,8 @@ EQUATIONS["Dhariwal & Nichol 2021"] = Paper(
         r"   $\hat\epsilon = \epsilon_\theta(x_t) - \sqrt{1 - \bar\alpha_t} \nabla_{x_t} \log "
         r"p_\phi(y \mid x_t)$", r"   $x_{t-1} = \sqrt{\bar\alpha_{t-1}} \left(\frac{x_t - \sqrt{1 "
         r"- \bar\alpha_t} \hat\epsilon}{\sqrt{\bar\alpha_t}}\right) + \sqrt{1 - \bar\alpha_{t-1}} "
-        r"\hat\epsilon$", "return $x_0$"], "The same as another score, for DDIM; the listing "
-        r"forgets s, a factor of $\nabla$.", "papers.classifier_guidance.guided",
+        r"\hat\epsilon$", "end for", "return $x_0$"], "The same as another score, for DDIM; the "
+        r"listing forgets s, a factor of $\nabla$.", "papers.classifier_guidance.guided",
         "with_any_scale_it_is_the_score_of_p_x_t_times_p_y_given_x_t_to_the_s"),
 })
 EQUATIONS["Ho & Salimans 2022"] = Paper(
@@ -462,10 +465,11 @@ EQUATIONS["Ho & Salimans 2022"] = Paper(
         r"\epsilon_\theta(z_\lambda)", "Away from what the network says without a label. Their "
         r"$z_\lambda$ is $x_t$, and c the label y.", "papers.classifier_free_guidance.guided",
         "the_guided_score_is_that_of_the_density_times_the_classifier_to_the_1_plus_w"),
-    "Algorithm 1": E([r"$(x, c) \sim p(x, c)$", r"$c = \varnothing$ with probability "
-        r"$p_{\mathrm{uncond}}$", r"$\lambda \sim p(\lambda), \quad \epsilon \sim \mathcal{N}(0, "
-        r"I), \quad z_\lambda = \alpha_\lambda x + \sigma_\lambda \epsilon$", "take a gradient "
-        r"step on $\nabla_\theta \| \epsilon_\theta(z_\lambda, c) - \epsilon \|^2$"],
+    "Algorithm 1": E(["repeat", r"   $(x, c) \sim p(x, c)$", r"   $c = \varnothing$ with "
+        r"probability $p_{\mathrm{uncond}}$", r"   $\lambda \sim p(\lambda)$",
+        r"   $\epsilon \sim \mathcal{N}(0, I)$", r"   $z_\lambda = \alpha_\lambda x + "
+        r"\sigma_\lambda \epsilon$", r"   take a gradient step on $\nabla_\theta \| "
+        r"\epsilon_\theta(z_\lambda, c) - \epsilon \|^2$", "until converged"],
         r"Training of both networks in one; our t is drawn where their $\lambda$ is.",
         "papers.classifier_free_guidance.joint_loss papers.classifier_free_guidance.drop_labels",
         "the_loss_is_L_simple_with_each_images_own_label_or_none "
@@ -475,7 +479,7 @@ EQUATIONS["Ho & Salimans 2022"] = Paper(
         r"   $\tilde x_t = (z_t - \sigma_{\lambda_t} \tilde\epsilon_t) / \alpha_{\lambda_t}$",
         r"   $z_{t+1} \sim \mathcal{N}(\tilde\mu_{\lambda_{t+1} \mid \lambda_t}(z_t, \tilde x_t), "
         r"(\tilde\sigma^2_{\lambda_{t+1} \mid \lambda_t})^{1-v} (\sigma^2_{\lambda_t \mid "
-        r"\lambda_{t+1}})^v)$ if $t < T$, else $\tilde x_t$", "return $z_{T+1}$"],
+        r"\lambda_{t+1}})^v)$ if $t < T$, else $\tilde x_t$", "end for", "return $z_{T+1}$"],
         "Sampling with it. Their t runs towards the image; our sampler is Algorithm 2 of Ho et al.",
         "papers.classifier_free_guidance.guided",
         "samples_guided_by_w_0_have_the_mean_and_deviation_of_their_class"),
@@ -490,11 +494,17 @@ EQUATIONS["Lugmayr et al. 2022"] = Paper(
         r"the authors' code, the first line has $\bar\alpha_{t-1}$.", "papers.repaint.inpaint",
         "the_model_sees_known_pixels_with_the_noise_of_the_time_it_is_told"),
     "Algorithm 1": E([r"$x_T \sim \mathcal{N}(0, I)$", r"for $t = T, \ldots, 1$ do",
-        r"   for $u = 1, \ldots, U$ do", "      Eq. 8", r"      if $u < U$ and $t > 1$: $x_t \sim "
-        r"\mathcal{N}(\sqrt{1 - \beta_{t-1}} x_{t-1}, \beta_{t-1} I)$", "return $x_0$"],
-        "Noise is added again, so that what is hidden can follow what is known. Here with "
-        r"$\beta_t$, as in sec. 4.2, and jumps of j steps.", "papers.repaint.inpaint "
-        "papers.repaint.schedule",
+        r"   for $u = 1, \ldots, U$ do", r"      $\epsilon \sim \mathcal{N}(0, I)$ if $t > 1$, "
+        r"else $\epsilon = 0$", r"      $x_{t-1}^{\mathrm{known}} = \sqrt{\bar\alpha_t} x_0 + (1 - "
+        r"\bar\alpha_t) \epsilon$", r"      $z \sim \mathcal{N}(0, I)$ if $t > 1$, else $z = 0$",
+        r"      $x_{t-1}^{\mathrm{unknown}} = \frac{1}{\sqrt{\alpha_t}} \left(x_t - "
+        r"\frac{\beta_t}{\sqrt{1 - \bar\alpha_t}} \epsilon_\theta(x_t, t)\right) + \sigma_t z$",
+        r"      $x_{t-1} = m \odot x_{t-1}^{\mathrm{known}} + (1 - m) \odot "
+        r"x_{t-1}^{\mathrm{unknown}}$", "      if $u < U$ and $t > 1$ then", r"         $x_t \sim "
+        r"\mathcal{N}(\sqrt{1 - \beta_{t-1}} x_{t-1}, \beta_{t-1} I)$", "      end if",
+        "   end for", "end for", "return $x_0$"], "Noise is added again, so that what is hidden "
+        r"can follow what is known; with $\beta_t$, as in sec. 4.2, and jumps of j steps. Line 5 "
+        "has no root, but Eq. 8 has.", "papers.repaint.inpaint papers.repaint.schedule",
         "with_jumps_of_one_step_the_schedule_is_the_two_loops_of_algorithm_1 "
         "one_pass_misses_the_conditional_and_resampling_brings_it_nearer"),
 })
@@ -520,13 +530,13 @@ EQUATIONS["Chung et al. 2023"] = Paper(
         r"y - \mathcal{A}(\hat x_0) \|_2^2", "The score of the posterior: towards the data, and "
         "towards the measurement.", "papers.dps.sample", "a_sample_is_algorithm_1_written_out"),
     "Algorithm 1": E([r"$x_N \sim \mathcal{N}(0, I)$", r"for $i = N - 1, \ldots, 0$ do",
-        r"   $\hat s = s_\theta(x_i, i), \quad \hat x_0 = \frac{1}{\sqrt{\bar\alpha_i}} (x_i + (1 "
-        r"- \bar\alpha_i) \hat s), \quad z \sim \mathcal{N}(0, I)$", "   $x_{i-1}' = "
+        r"   $\hat s = s_\theta(x_i, i)$", r"   $\hat x_0 = \frac{1}{\sqrt{\bar\alpha_i}} (x_i + "
+        r"(1 - \bar\alpha_i) \hat s)$", r"   $z \sim \mathcal{N}(0, I)$", "   $x_{i-1}' = "
         r"\frac{\sqrt{\alpha_i} (1 - \bar\alpha_{i-1})}{1 - \bar\alpha_i} x_i + "
         r"\frac{\sqrt{\bar\alpha_{i-1}} \beta_i}{1 - \bar\alpha_i} \hat x_0 + \tilde\sigma_i z$",
         r"   $x_{i-1} = x_{i-1}' - \zeta_i \nabla_{x_i} \| y - \mathcal{A}(\hat x_0) \|_2^2$",
-        r"return $\hat x_0$"], "Algorithm 2 of Ho et al., and after each step one along the "
-        "gradient.", "papers.dps.sample", "a_sample_is_algorithm_1_written_out"),
+        "end for", r"return $\hat x_0$"], "Algorithm 2 of Ho et al., and after each step one "
+        "along the gradient.", "papers.dps.sample", "a_sample_is_algorithm_1_written_out"),
 })
 EQUATIONS["Saharia et al. 2021"] = Paper(
     "Image Super-Resolution via Iterative Refinement", "https://arxiv.org/abs/2104.07636", {
@@ -535,14 +545,15 @@ EQUATIONS["Saharia et al. 2021"] = Paper(
         r"$L_{\mathrm{simple}}$ of a network that also sees the small image, their x. Their $y_0$ "
         r"is $x_0$, and $\gamma$ is $\bar\alpha_t$.", "papers.super_resolution.conditional_loss",
         "every_image_is_trained_with_its_own_low_at_its_own_time"),
-    "Algorithm 1": E([r"$(x, y_0) \sim p(x, y), \quad \gamma \sim p(\gamma), \quad \epsilon \sim "
-        r"\mathcal{N}(0, I)$", r"take a gradient descent step on $\nabla_\theta$ of the norm in "
-        "Eq. 6"], "Training; p = 2 here.", "papers.super_resolution.conditional_loss",
-        "what_is_trained_is_the_conditional_loss"),
+    "Algorithm 1": E(["repeat", r"   $(x, y_0) \sim p(x, y)$", r"   $\gamma \sim p(\gamma)$",
+        r"   $\epsilon \sim \mathcal{N}(0, I)$", "   take a gradient descent step on "
+        r"$\nabla_\theta \| f_\theta(x, \sqrt{\gamma} y_0 + \sqrt{1 - \gamma} \epsilon, \gamma) - "
+        r"\epsilon \|_p^p$", "until converged"], "Training; p = 2 here.",
+        "papers.super_resolution.conditional_loss", "what_is_trained_is_the_conditional_loss"),
     "Algorithm 2": E([r"$y_T \sim \mathcal{N}(0, I)$", r"for $t = T, \ldots, 1$ do",
         r"   $z \sim \mathcal{N}(0, I)$ if $t > 1$, else $z = 0$", "   $y_{t-1} = "
         r"\frac{1}{\sqrt{\alpha_t}} \left(y_t - \frac{1 - \alpha_t}{\sqrt{1 - \gamma_t}} "
-        r"f_\theta(x, y_t, \gamma_t)\right) + \sqrt{1 - \alpha_t} z$", "return $y_0$"],
+        r"f_\theta(x, y_t, \gamma_t)\right) + \sqrt{1 - \alpha_t} z$", "end for", "return $y_0$"],
         "Sampling: that of Ho et al., of images with this small one.",
         "papers.super_resolution.sample",
         "with_a_perfect_network_the_samples_have_the_exact_posterior"),

@@ -100,7 +100,7 @@ class Page:
             for piece, text in departures(source):
                 self.left.setdefault((source.path, piece.first), []).append(text)
         self.implements = {}                         # {name of code: [(paper, number, equation)]}
-        for paper, (_, _, equations) in EQUATIONS.items():
+        for paper, (_, _, equations, _) in EQUATIONS.items():
             for number, equation in equations.items():
                 for name in equation.code.split():
                     self.implements.setdefault(name, []).append((paper, number, equation))
@@ -253,12 +253,13 @@ class Page:
 
     def index(self):
         out = []
-        for paper, (title, link, equations) in EQUATIONS.items():
+        for paper, (title, link, equations, text) in EQUATIONS.items():
             rows = "".join(
                 f'<li id="{slug(paper, number)}"><b>{number}</b> {self.text(equation.says)} '
                 + " ".join(self.link(name) for name in equation.code.split()) + "</li>"
                 for number, equation in equations.items())
-            out.append(f'<h4>{paper}, <a href="{link}"><cite>{title}</cite></a></h4><ul>{rows}</ul>')
+            out.append(f'<h4>{paper}, <a href="{link}"><cite>{title}</cite></a></h4><p>{text}</p>'
+                       f"<ul>{rows}</ul>")
         files = "".join(
             f'<dt><a href="#{source.module}">{source.path}</a></dt><dd>' + " ".join(
                 self.link(piece.name, piece.name[len(source.module) + 1:])
