@@ -168,8 +168,8 @@ EQUATIONS = {"Ho et al. 2020": Paper(
              r" + H(x_0)"], "From Eq. 3 to Eq. 16, in the same way without $x_0$.",
             BOUND + "bound", "eq_16_is_eq_5_in_the_mean_over_the_data"),
         "Algorithm 1": E(
-            ["repeat", r"$x_0 \sim q(x_0)$", r"$t \sim \mathrm{Uniform}(\{1, \ldots, T\})$",
-             r"$\epsilon \sim \mathcal{N}(0, I)$", r"take a gradient descent step on $\nabla_\theta"
+            ["repeat", r"   $x_0 \sim q(x_0)$", r"   $t \sim \mathrm{Uniform}(\{1, \ldots, T\})$",
+             r"   $\epsilon \sim \mathcal{N}(0, I)$", r"   take a gradient descent step on $\nabla_\theta"
              r" \| \epsilon - \epsilon_\theta(\sqrt{\bar\alpha_t} x_0 + \sqrt{1 - \bar\alpha_t}"
              r" \epsilon, t) \|^2$", "until converged"],
             "Training: take an image to a random time, and ask the network which noise did it.",
@@ -199,7 +199,8 @@ EQUATIONS = {"Ho et al. 2020": Paper(
         "Sec. 3.2": E(
             r"\Sigma_\theta(x_t, t) = \sigma_t^2 I, \quad \sigma_t^2 = \beta_t \quad \mathrm{or}"
             r" \quad \sigma_t^2 = \tilde\beta_t",
-            r"Best if $x_0 \sim \mathcal{N}(0, I)$, and best if all data is one point.",
+            r"The first is best if $x_0 \sim \mathcal{N}(0, I)$, the second if all data is one point."
+            r" At t = 1 the second is 0, and the first is not used, since there z = 0.",
             "ddpm.DDPM", "sigma_is_the_standard_deviation_of_the_named_variance"),
         "Sec. 3.3": E(
             r"\{0, 1, \ldots, 255\} \rightarrow [-1, 1]",

@@ -192,7 +192,8 @@ class Page:
                 or not user.startswith("papers.")]
         if piece.users:
             links = [self.link(user, user.removeprefix(source.module + ".")) for user in near]
-            links += [f"{len(piece.users) - len(near)} places in papers/"] * (near != piece.users)
+            far = len(piece.users) - len(near)
+            links += [f"{far} place{'s' * (far > 1)} in papers/"] * (far > 0)
             left.append(f'<p class="users">used by {", ".join(links)}</p>')
         left += pictures.beside(piece.name if named or piece.doc else "", self)
         right = ""

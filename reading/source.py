@@ -60,7 +60,7 @@ class Source:
                 at, doc = self.tree.body[0].end_lineno + 1, ""
                 code = [n for n in code if n >= at]
             if code:
-                yield Piece(self.module, at, code[-1], doc)
+                yield Piece(self.module, code[0], code[-1], doc)
                 at, doc = code[-1] + 1, ""
             while at < first and not self.lines[at - 1].strip():
                 at += 1
@@ -77,7 +77,7 @@ class Source:
         """
         methods = {name.rsplit(".", 1)[1]: name for name in known
                    if name.startswith(("ddpm.DDPM.", f"{self.module}."))
-                   and name.split(".")[-2][:1].isupper() and not name.endswith("_")}
+                   and name.split(".")[-2][:1].isupper() and not name.endswith(("_", ".forward"))}
         words = re.compile(r"(?<![\w.])(" + "|".join(sorted(
             (word for word in symbols if len(word) > 1), key=len, reverse=True)) + r")(?![a-zA-Z0-9])")
         text = "".join(self.lines[piece.first - 1:piece.last])
