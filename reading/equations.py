@@ -2,7 +2,7 @@ r"""The equations, algorithms and figures of the papers, the code that has each,
 
 EQUATIONS[paper].equations[number] is an Equation.  The LaTeX is what GitHub's MathJax and
 matplotlib's mathtext both read: \mid for the bar of a condition, and no \text, \underbrace or
-aligned.  The papers' vectors are bold; here they are not, and := is =.
+aligned.  The papers' vectors are bold; here they are not, := is =, and trained theta has no star.
 """
 from typing import NamedTuple
 
