@@ -319,8 +319,8 @@ EQUATIONS["Liu et al. 2022"] = Paper(
         "   $x_t, e_t$ of $x_{t+1}$ and all $e$ so far by Eq. 12", "end for", "return $x_0$"],
         "F-PNDM: second order, where DDIM is of first.", "papers.pndm.sample",
         "pndm_is_of_second_order_where_ddim_is_of_first"),
-}, "Compared with the authors' code, Eq. 9 and its number with those who quote it; not verified: "
-    "the numbers 11 to 13, and how the paper counts time in them.")
+}, "Compared with the authors' code, the numbers with diffusers and Bumblebee; not verified: the "
+    "lines of Algorithm 2, and how the paper counts time.")
 EQUATIONS["Song & Ermon 2019"] = Paper(
     "Generative Modeling by Estimating Gradients of the Data Distribution",
     "https://arxiv.org/abs/1907.05600", {
