@@ -110,7 +110,7 @@ EQUATIONS["Ho et al. 2020"] = Paper(
         r"\|^2\right]", "Eq. 12 without its weight: what is trained.", "ddpm.DDPM.loss",
         "the_loss_is_the_mean_squared_error_of_the_noise_in_x_t"),
     "Eq. 15": E(r"x_0 \approx \hat x_0 = (x_t - \sqrt{1 - \bar\alpha_t} \epsilon_\theta(x_t)) / "
-        r"\sqrt{\bar\alpha_t}", "What the network believes $x_0$ to be, at any time. An error in the "
+        r"\sqrt{\bar\alpha_t}", "What the network believes $x_0$ to be. An error in the "
         "noise counts 157 times in it at t = T of the linear schedule: why sampling clips it.",
         "ddpm.DDPM.predict_x_0", "eq_15_undoes_eq_4"),
     "Eq. 16": E(r"L = D_{\mathrm{KL}}(q(x_T) \,\|\, p(x_T)) + \mathbb{E}_q\left[\sum_{t \geq 1} "

@@ -144,13 +144,14 @@ class Page:
         letters = ("ours" if paper in SAME_LETTERS else
                    "ddim" if paper == "Song, Meng & Ermon 2020" else "")
         lines = [equation.latex] if isinstance(equation.latex, str) else equation.latex
-        if any("$" in line for line in lines):
+        if "Algorithm" in number:
             shown = "".join(
-                f'<li style="margin-left:{(len(line) - len(line.lstrip())) / 2}em">'
+                f'<li style="padding-left:{(len(line) - len(line.lstrip())) / 2}em">'
                 f"{self.text(line.strip(), letters)}</li>" for line in lines)
-            shown = f"<ol>{shown}</ol>" if "Algorithm" in number else f"<ul>{shown}</ul>"
+            shown = f"<ol>{shown}</ol>"
         else:
-            shown = "".join(f"<div>{self.typeset(line, letters, True)}</div>"
+            shown = "".join("<div>" + (self.text(line, letters) if "$" in line else
+                                       self.typeset(line, letters, True)) + "</div>"
                             for line in lines if line)
         return (f'<div class="eq"><a class="no" href="#{slug(paper, number)}">{number}'
                 f"<small>{html.escape(paper)}</small></a>{shown}"
@@ -177,16 +178,18 @@ class Page:
         return self.tests[file]
 
     def test(self, file, name, proves):
-        """Return a test with its source to open; a second time, unless it proves, a link to it."""
+        """Return a test with its source to open; the second time a link to the first."""
         label, at = name.removeprefix("test_").replace("_", " "), slug(file, name)
-        if at in self.shown and not proves:
-            return f'<p><a href="#{at}">{label}</a></p>'
+        kind = " class=proof" * proves
+        if at in self.shown:
+            return f'<p{kind}><a href="#{at}">{label}</a></p>'
+        if not proves and "/papers/" in file:        # of these the names will do
+            return f"<p>{label}</p>"
+        self.shown.add(at)
         source = self.test_source(file)
         piece = next(piece for piece in source.pieces if piece.name.endswith("." + name))
-        code, _ = source.highlight(piece, self.names, self.known)
-        mark = "" if at in self.shown else f' id="{at}"'
-        self.shown.add(at)
-        return (f'<details{" class=proof" * proves}{mark}><summary>{label}</summary>'
+        code, _ = source.highlight(piece, {}, set())
+        return (f'<details{kind} id="{at}"><summary>{label}</summary>'
                 f'<p class="at">{file}, line {piece.first}</p><pre>{code}</pre></details>')
 
     def row(self, source, pieces):

@@ -20,13 +20,15 @@ def figure(picture, caption):
 
 
 def image(png, alt, kind):
-    """Return a PNG, bytes or the name of one in assets/, as HTML.
+    """Return a picture, or the name of one in assets/, as HTML, in 64 colours.
 
     kind: "pixels" stay squares when enlarged; "print" is dark on white, and turned round at night.
     """
-    png = (ASSETS / png).read_bytes() if isinstance(png, str) else png
+    png = Image.open(ASSETS / png) if isinstance(png, str) else png
+    small = io.BytesIO()
+    png.convert("RGB").quantize(64).save(small, "PNG", optimize=True)
     return (f'<img class="{kind}" alt="{alt}" src="data:image/png;base64,'
-            f'{base64.b64encode(png).decode()}">')
+            f'{base64.b64encode(small.getvalue()).decode()}">')
 
 
 def schedules(page):
@@ -57,9 +59,8 @@ def dissolving(page):
     eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
     rows = [torch.cat([ddpm.q_sample(x_0, t, eps)[0, 0] for t in range(0, 1001, 100)], 1)
             for ddpm in (DDPM(schedule()) for schedule in SCHEDULES.values())]
-    png = io.BytesIO()
-    Image.fromarray(data.to_uint8(torch.cat(rows)).numpy()).save(png, "PNG")
-    return figure(image(png.getvalue(), "a 3 that becomes noise", "pixels"), page.text(
+    png = Image.fromarray(data.to_uint8(torch.cat(rows)).numpy())
+    return figure(image(png, "a 3 that becomes noise", "pixels"), page.text(
         "$x_t$ at t = 0, 100, ..., 1000 with one and the same $\\epsilon$; above the linear"
         " schedule, below the cosine."))
 

@@ -79,7 +79,7 @@ class Source:
                    if name.startswith(("ddpm.DDPM.", f"{self.module}."))
                    and name.split(".")[-2][:1].isupper() and not name.endswith(("_", ".forward"))}
         words = "|".join(sorted((word for word in symbols if len(word) > 1), key=len, reverse=True))
-        words = re.compile(rf"(?<![\w.])({words})(?![a-zA-Z0-9])")
+        words = re.compile(rf"(?<![\w.])({words or '(?!)'})(?![a-zA-Z0-9])")
         text = "".join(self.lines[piece.first - 1:piece.last])
         begin = [0]
         for line in text.splitlines(keepends=True):

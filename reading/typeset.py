@@ -85,8 +85,10 @@ class Typesetter:
     def use(self, placed):
         glyph, x, y, scale = placed
         name = self.names.setdefault(glyph, f"g{len(self.names)}")
-        return (f'<use href="#{name}" transform="translate({10 * x:.0f} {-10 * y:.0f})'
-                + f" scale({scale:.2g})" * (scale != 1) + '"/>')
+        if scale == 1:
+            return f"<use href=#{name} x={10 * x:.0f} y={-10 * y:.0f} />"
+        return (f"<use href=#{name} transform=translate({10 * x:.0f},{-10 * y:.0f})"
+                f"scale({scale:.2g}) />")
 
     def defs(self):
         """Return the outlines of all glyphs that were used."""
@@ -107,5 +109,5 @@ def signature(glyphs):
 
 
 def rectangle(x, y, right, top):
-    return (f'<rect x="{10 * x:.0f}" y="{-10 * top:.0f}" width="{10 * (right - x):.0f}" '
-            f'height="{10 * (top - y):.0f}"/>')
+    return (f"<rect x={10 * x:.0f} y={-10 * top:.0f} width={10 * (right - x):.0f} "
+            f"height={10 * (top - y):.0f} />")
