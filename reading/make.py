@@ -76,12 +76,13 @@ def symbols():
     """
     in_math, in_code = {"x_{t-1}": "", "x_{t+1}": "", "x_{0:T}": "", "x_{1:T}": ""}, {}
     for paper, here, *_ in notation():
-        math, codes = re.match(r"\$([^$(=]+)", paper), re.findall(r"`(\w+)(?!\w|=)(\[?)", here)
-        if math:
-            key, index = codes[0]
-            stem = math[1].strip()
-            in_math[re.sub(r"_(t|\{t-1\})$", "", stem) if index else stem] = key
-            in_code |= {name: key for name, _ in codes}
+        maths = re.findall(r"\$([^$(=]+)[^$]*\$", paper)
+        codes = re.findall(r"`(\w+)(?!\w|=)(\[?)", here) if maths else []
+        for i, (name, index) in enumerate(codes):
+            if i < len(maths):                       # else another name of the last
+                key, stem = name, maths[i].strip()
+                in_math[re.sub(r"_(t|\{t-1\})$", "", stem) if index else stem] = key
+            in_code[name] = key
     return in_math, in_code
 
 
@@ -251,7 +252,8 @@ class Page:
         return f'<div class="two">{"".join(out)}</div>'
 
     def table(self):
-        rows = ["<tr><th>paper<th>here<th>diffusers<th>OpenAI<th>in the code</tr>"]
+        head = ("paper", "here", "diffusers", "OpenAI", "in the code")
+        rows = ["<tr>" + "".join(f"<th>{title}</th>" for title in head) + "</tr>"]
         for row in notation():
             name = re.match(r"`(\w+)", row[1])[1]
             where = [piece.name for source in self.sources[:len(CORE)] for piece in source.pieces
