@@ -20,13 +20,15 @@ def figure(picture, caption):
 
 
 def image(png, alt, kind):
-    """Return a PNG, bytes or the name of one in assets/, as HTML.
+    """Return a picture, or the name of one in assets/, as HTML, in 64 colours.
 
     kind: "pixels" stay squares when enlarged; "print" is dark on white, and turned round at night.
     """
-    png = (ASSETS / png).read_bytes() if isinstance(png, str) else png
+    png = Image.open(ASSETS / png) if isinstance(png, str) else png
+    small = io.BytesIO()
+    png.convert("RGB").quantize(64).save(small, "PNG", optimize=True)
     return (f'<img class="{kind}" alt="{alt}" src="data:image/png;base64,'
-            f'{base64.b64encode(png).decode()}">')
+            f'{base64.b64encode(small.getvalue()).decode()}">')
 
 
 def schedules(page):
@@ -55,13 +57,12 @@ def dissolving(page):
     """Show one digit at eleven times, under each schedule, with the same noise."""
     x_0 = data.to_model(torch.from_numpy(data.digits(32, n=4)[0][3:]))
     eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(0))
-    rows = [torch.cat([DDPM(schedule()).q_sample(x_0, t, eps)[0, 0] for t in range(0, 1001, 100)], 1)
-            for schedule in SCHEDULES.values()]
-    png = io.BytesIO()
-    Image.fromarray(data.to_uint8(torch.cat(rows)).numpy()).save(png, "PNG")
-    return figure(image(png.getvalue(), "a 3 that becomes noise", "pixels"), page.text(
-        "$x_t$ at t = 0, 100, ..., 1000 with one and the same $\\epsilon$; above the linear schedule,"
-        " below the cosine."))
+    rows = [torch.cat([ddpm.q_sample(x_0, t, eps)[0, 0] for t in range(0, 1001, 100)], 1)
+            for ddpm in (DDPM(schedule()) for schedule in SCHEDULES.values())]
+    png = Image.fromarray(data.to_uint8(torch.cat(rows)).numpy())
+    return figure(image(png, "a 3 that becomes noise", "pixels"), page.text(
+        "$x_t$ at t = 0, 100, ..., 1000 with one and the same $\\epsilon$; above the linear"
+        " schedule, below the cosine."))
 
 
 def u(page):
@@ -81,9 +82,10 @@ def u(page):
         if isinstance(getattr(block, "attention", None), Attention):
             name, stroke = name + ", attention", "var(--accent)"
         name = {model.conv_in: "conv_in", model.conv_out: "conv_out"}.get(block, name)
-        return (f'<rect x="{x}" y="{y}" width="180" height="34" rx="4" fill="var(--code)" stroke="'
-                f'{stroke}"/><text x="{x + 90}" y="{y + 14}" text-anchor="middle" font-weight="600">'
-                f'{name}</text><text x="{x + 90}" y="{y + 28}" text-anchor="middle">'
+        return (f'<rect x="{x}" y="{y}" width="180" height="34" rx="4" fill="var(--code)" '
+                f'stroke="{stroke}"/><text x="{x + 90}" y="{y + 14}" text-anchor="middle" '
+                f'font-weight="600">{name}</text><text x="{x + 90}" y="{y + 28}" '
+                'text-anchor="middle">'
                 f'{" &rarr; ".join(shapes[block])}</text>')
 
     def arrow(path):
@@ -95,21 +97,22 @@ def u(page):
         out += [box(right, y, block), arrow(f"M396 {y}v-13")]
         if not isinstance(block, Upsample):
             skip = left.pop(0)
-            out += [box(4, y, skip), arrow(f"M94 {above + 34}V{y - 1}"), arrow(f"M184 {y + 17}h121"),
-                    f'<text x="245" y="{y + 12}" text-anchor="middle">{shapes[skip][1]}</text>']
+            out += [box(4, y, skip), arrow(f"M94 {above + 34}V{y - 1}"),
+                    arrow(f"M184 {y + 17}h121"), f'<text x="245" y="{y + 12}" '
+                    f'text-anchor="middle">{shapes[skip][1]}</text>']
             above = y
     y += 48
-    out += [box(4, y, model.mid[0]), arrow(f"M94 {above + 34}V{y - 1}"), arrow(f"M184 {y + 17}h121"),
-            box(right, y, model.mid[1]), arrow(f"M396 {y}v-13")]
+    out += [box(4, y, model.mid[0]), arrow(f"M94 {above + 34}V{y - 1}"),
+            arrow(f"M184 {y + 17}h121"), box(right, y, model.mid[1]), arrow(f"M396 {y}v-13")]
     return figure(
         f'<svg viewBox="0 0 490 {y + 40}" role="img" aria-label="the U-Net"><defs><marker id="tip" '
         'viewBox="0 0 6 6" refX="5" refY="3" markerWidth="6" markerHeight="6" orient="auto">'
         f'<path d="M0 0L6 3L0 6z" fill="var(--soft)"/></marker></defs>{"".join(out)}</svg>',
-        page.text("The network that ships, C x H x W of one forward pass as hooks see it: down on the"
-                  " left, up on the right, and what skips across is concatenated. The time is no part"
-                  " of the U: `embed` makes it a vector of "
-                  f"{shapes[model.emb][1]}, which every ResidualBlock adds, through a layer of its"
-                  " own, between its convolutions."))
+        page.text("The network that ships, C x H x W of one forward pass as hooks see it: down on"
+                  " the left, up on the right; what comes across is concatenated. The time is no"
+                  f" part of the U: `embed` makes a vector of {shapes[model.emb][1]} numbers of it,"
+                  " which every ResidualBlock adds between its convolutions, through a layer of its"
+                  " own."))
 
 
 COMPUTED = {"schedules": schedules, "ddpm.DDPM.q_sample": dissolving, "unet.UNet.forward": u}
@@ -128,8 +131,8 @@ KEPT = {
         "variational_bound.png", "rate and distortion", "print", "Distortion against t, rate"
         " against t, distortion against rate."),
     "papers.classifier_free_guidance.guided": (
-        "guidance.png", "ten digits for each w", "print", "Ten digits on demand for each w, and what"
-        " guidance trades."),
+        "guidance.png", "ten digits for each w", "print", "Ten digits on demand for each w, and"
+        " what guidance trades."),
 }
 
 

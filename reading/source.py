@@ -78,8 +78,8 @@ class Source:
         methods = {name.rsplit(".", 1)[1]: name for name in known
                    if name.startswith(("ddpm.DDPM.", f"{self.module}."))
                    and name.split(".")[-2][:1].isupper() and not name.endswith(("_", ".forward"))}
-        words = re.compile(r"(?<![\w.])(" + "|".join(sorted(
-            (word for word in symbols if len(word) > 1), key=len, reverse=True)) + r")(?![a-zA-Z0-9])")
+        words = "|".join(sorted((word for word in symbols if len(word) > 1), key=len, reverse=True))
+        words = re.compile(rf"(?<![\w.])({words or '(?!)'})(?![a-zA-Z0-9])")
         text = "".join(self.lines[piece.first - 1:piece.last])
         begin = [0]
         for line in text.splitlines(keepends=True):
@@ -132,8 +132,8 @@ def first_line(node):
 
 def departures(source):
     """Yield (piece, text): what docstrings and comments say of where the code leaves a paper."""
-    pattern = re.compile(r"[Dd]epart|authors' code|not in the paper|[Ii]n the paper |The listing|"
-                         r"The paper('s \w+ is| asks| takes| walks| lists)")
+    pattern = re.compile(r"[Dd]epart|authors'|not in the paper|[Ii]n the paper |[Tt]he listing|"
+                         r"The paper (asks|takes|walks|lists)|(,|and) ours\b|but here|Its code ")
     for piece in source.pieces:
         text = "".join(source.lines[piece.first - 1:piece.last])
         paragraphs = [part for doc in re.findall(r'"""(.*?)"""', text, re.DOTALL)

@@ -34,14 +34,26 @@ def plain(latex):
 class Typesetter:
     """Called with LaTeX math, returns a span of SVG and, hidden beside it, `plain` text.
 
-    symbols: {LaTeX: key}.  Where one of them stands in an equation, the longest that fits, its
-        glyphs become a group with data-s="key" (no group if the key is "").
+    symbols: {letters: {LaTeX: key}}, for each way to use letters.  Where one of the symbols stands
+        in an equation, the longest that fits, its glyphs become a group with data-s="key" (no
+        group if the key is "").
     """
 
     def __init__(self, symbols):
         self.draw, self.outlines, self.names, self.done = TextToPath(), {}, {}, {}
-        found = [(self.signature(self.layout(latex)[0]), key) for latex, key in symbols.items()]
-        self.symbols = sorted(found, key=lambda pair: -len(pair[0]))
+        self.symbols = {}
+        for letters, keys in symbols.items():
+            found = [(signature(self.layout(latex)[0]), key) for latex, key in keys.items()]
+            self.symbols[letters] = sorted(found, key=lambda pair: -len(pair[0]))
+
+    def __call__(self, latex, letters="", display=False):
+        asked = latex, letters, display
+        if asked not in self.done:
+            large = latex.replace(r"\frac", r"\dfrac") if display else latex
+            self.done[asked] = (
+                f'<span class="math">{self.typeset(large, self.symbols[letters])}'
+                f'<span class="said">{html.escape(plain(latex))}</span></span>')
+        return self.done[asked]
 
     def layout(self, latex):
         """Return [(glyph, x, y, scale)] and the rectangles of fractions and roots."""
@@ -49,47 +61,34 @@ class Typesetter:
         self.outlines |= outlines
         return glyphs, bars
 
-    def signature(self, glyphs):
-        """Return what tells symbols apart: the glyphs, and which are smaller than the first."""
-        return [(glyph, scale < 0.9 * glyphs[0][3]) for glyph, _, _, scale in glyphs]
-
-    def __call__(self, latex, display=False):
-        if (latex, display) not in self.done:
-            large = latex.replace(r"\frac", r"\dfrac") if display else latex
-            self.done[latex, display] = self.typeset(large) + (
-                f'<span class="said">{html.escape(plain(latex))}</span></span>')
-        return self.done[latex, display]
-
-    def typeset(self, latex):
+    def typeset(self, latex, symbols):
         glyphs, bars = self.layout(latex)
         width, height, depth = self.draw.get_text_width_height_descent(f"${latex}$", FONT, True)
         parts, i = [], 0
         while i < len(glyphs):
-            for signature, key in self.symbols:
-                if self.signature(glyphs[i:i + len(signature)]) == signature:
-                    n = len(signature)
-                    break
-            else:
-                n, key = 1, ""
+            n, key = next(((len(signs), key) for signs, key in symbols
+                           if signature(glyphs[i:i + len(signs)]) == signs), (1, ""))
             uses = "".join(map(self.use, glyphs[i:i + n]))
             if key:
                 corners = np.concatenate([self.outlines[glyph][0] * scale + [x, y]
                                           for glyph, x, y, scale in glyphs[i:i + n]])
-                (x, y), (right, top) = corners.min(0), corners.max(0)
-                uses = f'<g data-s="{key}">{rectangle(x, y, right, top)}{uses}</g>'
+                box = rectangle(*corners.min(0), *corners.max(0))
+                uses = f'<g data-s="{key}">{box}{uses}</g>'
             parts.append(uses)
             i += n
         parts += [rectangle(*corners[0], corners[2][0], max(corners[2][1], corners[0][1] + 4))
                   for corners, _ in bars]
-        return (f'<span class="math"><svg aria-hidden="true" viewBox="0 {-10 * (height - depth):.0f}'
-                f' {10 * width:.0f} {10 * height:.0f}" style="width:{width / 100:.2f}em;'
-                f'vertical-align:{-depth / 100:.2f}em">{"".join(parts)}</svg>')
+        return (f'<svg aria-hidden="true" viewBox="0 {-10 * (height - depth):.0f} {10 * width:.0f} '
+                f'{10 * height:.0f}" style="width:{width / 100:.2f}em;vertical-align:'
+                f'{-depth / 100:.2f}em">{"".join(parts)}</svg>')
 
     def use(self, placed):
         glyph, x, y, scale = placed
         name = self.names.setdefault(glyph, f"g{len(self.names)}")
-        return (f'<use href="#{name}" transform="translate({10 * x:.0f} {-10 * y:.0f})'
-                + f" scale({scale:.2g})" * (scale != 1) + '"/>')
+        if scale == 1:
+            return f"<use href=#{name} x={10 * x:.0f} y={-10 * y:.0f} />"
+        return (f"<use href=#{name} transform=translate({10 * x:.0f},{-10 * y:.0f})"
+                f"scale({scale:.2g}) />")
 
     def defs(self):
         """Return the outlines of all glyphs that were used."""
@@ -104,6 +103,11 @@ class Typesetter:
         return f'<svg class="defs" aria-hidden="true"><defs>{"".join(paths)}</defs></svg>'
 
 
+def signature(glyphs):
+    """Return what tells symbols apart: the glyphs, and which are smaller than the first."""
+    return [(glyph, scale < 0.9 * glyphs[0][3]) for glyph, _, _, scale in glyphs]
+
+
 def rectangle(x, y, right, top):
-    return (f'<rect x="{10 * x:.0f}" y="{-10 * top:.0f}" width="{10 * (right - x):.0f}" '
-            f'height="{10 * (top - y):.0f}"/>')
+    return (f"<rect x={10 * x:.0f} y={-10 * top:.0f} width={10 * (right - x):.0f} "
+            f"height={10 * (top - y):.0f} />")
