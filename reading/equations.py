@@ -482,7 +482,7 @@ EQUATIONS["Meng et al. 2021"] = Paper(
         "return $x$"], "A drawing $x^{(g)}$ is noised until it might be a picture, and denoised. "
         r"Their $\alpha$ is our $\bar\alpha$.", "papers.sdedit.edit",
         "on_gaussian_data_an_edit_has_the_mean_and_variance_of_the_exact_recursion"),
-}, "Compared with the authors' code; not verified: the listing, and its number.")
+}, "Compared with the authors' code; its number with others' lists; not the listing.")
 EQUATIONS["Chung et al. 2023"] = Paper(
     "Diffusion Posterior Sampling for General Noisy Inverse Problems",
     "https://arxiv.org/abs/2209.14687", {
