@@ -190,10 +190,21 @@ EQUATIONS["Ho et al. 2020"] = Paper(
         "are noise and decoded (and Fig. 9).", "papers.experiments.interpolate",
         "images_are_mixed_and_decoded_at_the_time_they_were_noised_to"),
     "Appendix B": E("", "The network: a U-Net with attention at 16 x 16, told the time in each "
-        "residual block.", "unet.UNet unet.ResidualBlock.forward unet.timestep_embedding",
+        "residual block.", "unet.UNet unet.ResidualBlock.forward",
         "the_default_is_the_papers_cifar10_network the_wiring_is_a_u "
         "the_time_and_each_image_matter_and_images_do_not_mix"),
 })
+EQUATIONS["Vaswani et al. 2017"] = Paper(
+    "Attention Is All You Need", "https://arxiv.org/abs/1706.03762", {
+    "Sec. 3.2.1": E(r"\mathrm{Attention}(Q, K, V) = \mathrm{softmax}\left(\frac{Q K^{\mathrm{T}}}"
+        r"{\sqrt{d_k}}\right) V", "Each pixel asks all others, and takes a mean of what they say. "
+        "Here a pixel is a column, so that all is transposed.", "unet.Attention",
+        "attention_is_softmax_q_k_v_over_the_pixels"),
+    "Sec. 3.5": E([r"PE_{(pos, 2i)} = \sin(pos / 10000^{2i / d_{\mathrm{model}}})",
+        r"PE_{(pos, 2i+1)} = \cos(pos / 10000^{2i / d_{\mathrm{model}}})"], "A number as waves, from "
+        "fast to slow; pos is the time t, and here all sines come before all cosines.",
+        "unet.timestep_embedding", "the_time_embedding_is_sines_then_cosines"),
+}, "Formulas compared with those who quote them; the sections are from memory.")
 EQUATIONS["Nichol & Dhariwal 2021"] = Paper(
     "Improved Denoising Diffusion Probabilistic Models", "https://arxiv.org/abs/2102.09672", {
     "Eq. 15": E(r"\Sigma_\theta(x_t, t) = \exp(v \log \beta_t + (1 - v) \log \tilde\beta_t)",

@@ -297,7 +297,7 @@ class Page:
         for source in self.sources:
             room = source.path.rpartition("/")[0]
             groups[f"{room}/" if room else "six files"].append(
-                (source.module, source.path.rpartition("/")[2]))
+                (source.module, source.module.rpartition(".")[2]))
         return "".join(f"<p>{title}</p><ul>" + "".join(
             f'<li><a href="#{at}">{text}</a></li>' for at, text in items) + "</ul>"
             for title, items in groups.items())
