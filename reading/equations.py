@@ -201,10 +201,10 @@ EQUATIONS["Vaswani et al. 2017"] = Paper(
         "Here a pixel is a column, so that all is transposed.", "unet.Attention",
         "attention_is_softmax_q_k_v_over_the_pixels"),
     "Sec. 3.5": E([r"PE_{(pos, 2i)} = \sin(pos / 10000^{2i / d_{\mathrm{model}}})",
-        r"PE_{(pos, 2i+1)} = \cos(pos / 10000^{2i / d_{\mathrm{model}}})"], "A number as waves, from "
-        "fast to slow; pos is the time t, and here all sines come before all cosines.",
+        r"PE_{(pos, 2i+1)} = \cos(pos / 10000^{2i / d_{\mathrm{model}}})"], "A number as waves, "
+        "from fast to slow; pos is the time t, and here all sines come before all cosines.",
         "unet.timestep_embedding", "the_time_embedding_is_sines_then_cosines"),
-}, "Formulas compared with those who quote them; the sections are from memory.")
+})
 EQUATIONS["Nichol & Dhariwal 2021"] = Paper(
     "Improved Denoising Diffusion Probabilistic Models", "https://arxiv.org/abs/2102.09672", {
     "Eq. 15": E(r"\Sigma_\theta(x_t, t) = \exp(v \log \beta_t + (1 - v) \log \tilde\beta_t)",
