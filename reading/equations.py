@@ -254,6 +254,12 @@ EQUATIONS["Song, Meng & Ermon 2020"] = Paper(
         r"that of Algorithm 2 of Ho et al. with $\tilde\beta_t$.", "papers.ddim.step",
         "sigma_is_that_of_eq_16_to_the_digits_of_float64 "
         "with_eta_1_a_step_to_t_minus_1_is_a_step_of_algorithm_2_with_beta_tilde"),
+    "Sec. 4.2": E(r"x_{\tau_S} \rightarrow x_{\tau_{S-1}} \rightarrow \ldots \rightarrow "
+        r"x_{\tau_1} \rightarrow x_0, \quad [\tau_1, \ldots, \tau_S] \subset [1, \ldots, T]", "S steps, "
+        "one for each time in the list, and as many evaluations of the network, instead of T.",
+        "papers.ddim.sample papers.ddim.jumps",
+        "sampling_asks_about_the_times_once_each_from_the_last_to_the_first "
+        "with_eta_1_and_every_time_ddim_is_algorithm_2_with_beta_tilde"),
     "Appendix D.2": E(r"\tau_i = \lfloor c i \rfloor", "The times that are visited, evenly "
         "spaced; here c = T / S, so that the last is T.", "papers.kit.chain.subsequence",
         "the_times_are_the_papers_linear_choice_and_end_in_T"),

@@ -306,6 +306,7 @@ class Page:
         here = Path(__file__).parent
         parts = {"style": (here / "page.css").read_text(encoding="utf-8"),
                  "script": (here / "page.js").read_text(encoding="utf-8"),
+                 "samples": pictures.beside("sample.draw", self)[0],
                  "contents": self.contents(), "roads": self.roads(), "notation": self.table(),
                  "files": "".join(map(self.file, self.sources)),
                  "departures": self.departures(), "index": self.index()}
