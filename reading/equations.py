@@ -112,7 +112,9 @@ EQUATIONS["Ho et al. 2020"] = Paper(
     "Eq. 15": E(r"x_0 \approx \hat x_0 = (x_t - \sqrt{1 - \bar\alpha_t} \epsilon_\theta(x_t)) / "
         r"\sqrt{\bar\alpha_t}", "What the network believes $x_0$ to be. An error in the "
         "noise counts 157 times in it at t = T of the linear schedule: why sampling clips it.",
-        "ddpm.DDPM.predict_x_0", "eq_15_undoes_eq_4"),
+        "ddpm.DDPM.predict_x_0 ddpm.DDPM.estimate_x_0", "eq_15_undoes_eq_4 "
+        "clipping_changes_nothing_where_nothing_is_clipped "
+        "a_model_that_has_learned_nothing_still_gives_pixels_in_range"),
     "Eq. 16": E(r"L = D_{\mathrm{KL}}(q(x_T) \,\|\, p(x_T)) + \mathbb{E}_q\left[\sum_{t \geq 1} "
         r"D_{\mathrm{KL}}(q(x_{t-1} \mid x_t) \,\|\, p_\theta(x_{t-1} \mid x_t))\right] + H(x_0)",
         "The "
@@ -254,9 +256,9 @@ EQUATIONS["Song, Meng & Ermon 2020"] = Paper(
         r"that of Algorithm 2 of Ho et al. with $\tilde\beta_t$.", "papers.ddim.step",
         "sigma_is_that_of_eq_16_to_the_digits_of_float64 "
         "with_eta_1_a_step_to_t_minus_1_is_a_step_of_algorithm_2_with_beta_tilde"),
-    "Sec. 4.2": E(r"x_{\tau_S} \rightarrow x_{\tau_{S-1}} \rightarrow \ldots \rightarrow "
-        r"x_{\tau_1} \rightarrow x_0, \quad [\tau_1, \ldots, \tau_S] \subset [1, \ldots, T]", "S steps, "
-        "one for each time in the list, and as many evaluations of the network, instead of T.",
+    "Sec. 4.2": E([r"[\tau_1, \ldots, \tau_S] \subset [1, \ldots, T]", r"x_{\tau_S} \rightarrow "
+        r"x_{\tau_{S-1}} \rightarrow \ldots \rightarrow x_{\tau_1} \rightarrow x_0"], "S steps, one "
+        "for each time in the list, and as many evaluations of the network, instead of T.",
         "papers.ddim.sample papers.ddim.jumps",
         "sampling_asks_about_the_times_once_each_from_the_last_to_the_first "
         "with_eta_1_and_every_time_ddim_is_algorithm_2_with_beta_tilde"),

@@ -8,7 +8,7 @@ from matplotlib.textpath import TextToPath
 
 FONT = FontProperties(size=100, math_fontfamily="cm")          # Computer Modern, as in the papers
 WORDS = {"mid": "|", "|": "||", "leq": "<=", "geq": ">=", "sim": "~", "ldots": "...", "cdot": "*",
-         "left": "", "right": "", ",": " ", ";": " ", "quad": " ", "epsilon": "eps", "approx": "~=",
+         "left": "", "right": "", "bigg": "", ",": " ", ";": " ", "quad": " ", "epsilon": "eps", "approx": "~=",
          "rightarrow": "->", "infty": "infinity", "times": "x", "nabla": "grad"}
 
 
