@@ -8,8 +8,8 @@ from matplotlib.textpath import TextToPath
 
 FONT = FontProperties(size=100, math_fontfamily="cm")          # Computer Modern, as in the papers
 WORDS = {"mid": "|", "|": "||", "leq": "<=", "geq": ">=", "sim": "~", "ldots": "...", "cdot": "*",
-         "left": "", "right": "", "bigg": "", ",": " ", ";": " ", "quad": " ", "epsilon": "eps", "approx": "~=",
-         "rightarrow": "->", "infty": "infinity", "times": "x", "nabla": "grad"}
+         "left": "", "right": "", "bigg": "", ",": " ", ";": " ", "quad": " ", "epsilon": "eps",
+         "approx": "~=", "rightarrow": "->", "infty": "infinity", "times": "x", "nabla": "grad"}
 
 
 def plain(latex):
