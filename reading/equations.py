@@ -85,10 +85,10 @@ EQUATIONS["Ho et al. 2020"] = Paper(
         "papers.kit.analytic.kl",
         "papers.variational_bound.a_kl_divergence_is_that_of_torch_distributions"),
     "Eq. 9": E(
-        [r"L_{t-1} - C = \mathbb{E}_{x_0, \epsilon}\bigg[\frac{1}{2 \sigma_t^2} \bigg\| "
+        [r"L_{t-1} - C = \mathbb{E}_{x_0, \epsilon}\left[\frac{1}{2 \sigma_t^2} \| "
         r"\tilde\mu_t\left(x_t(x_0, \epsilon), \frac{1}{\sqrt{\bar\alpha_t}} (x_t(x_0, \epsilon) "
-        r"- \sqrt{1 - \bar\alpha_t} \epsilon)\right)",
-        r"\quad - \mu_\theta(x_t(x_0, \epsilon), t) \bigg\|^2\bigg]"],
+        r"- \sqrt{1 - \bar\alpha_t} \epsilon)\right) \right.",
+        r"\quad \left. - \mu_\theta(x_t(x_0, \epsilon), t) \|^2\right]"],
         "Eq. 8, with $x_0$ written as what is left of $x_t$ without its noise.",
         "ddpm.DDPM.posterior_sample", "eq_7_of_eq_15_is_eq_11"),
     "Eq. 10": E(
@@ -151,9 +151,9 @@ EQUATIONS["Ho et al. 2020"] = Paper(
         r"= \mathbb{E}_q\left[-\log \frac{p(x_T)}{q(x_T \mid x_0)} - \sum_{t > 1} \log "
         r"\frac{p_\theta(x_{t-1} \mid x_t)}{q(x_{t-1} \mid x_t, x_0)} - \log p_\theta(x_0 \mid "
         r"x_1)\right]",
-        r"= \mathbb{E}_q\bigg[D_{\mathrm{KL}}(q(x_T \mid x_0) \,\|\, p(x_T)) + \sum_{t > 1} "
-        r"D_{\mathrm{KL}}(q(x_{t-1} \mid x_t, x_0) \,\|\, p_\theta(x_{t-1} \mid x_t))",
-        r"\quad - \log p_\theta(x_0 \mid x_1)\bigg]"],
+        r"= \mathbb{E}_q\left[D_{\mathrm{KL}}(q(x_T \mid x_0) \,\|\, p(x_T)) + \sum_{t > 1} "
+        r"D_{\mathrm{KL}}(q(x_{t-1} \mid x_t, x_0) \,\|\, p_\theta(x_{t-1} \mid x_t)) \right.",
+        r"\quad \left. - \log p_\theta(x_0 \mid x_1)\right]"],
         "From Eq. 3 to Eq. 5: Bayes' rule turns each step around, and the sum telescopes.",
         "papers.variational_bound.bound", "eq_3_is_eq_5"),
     "Eq. 23 to 26": E(

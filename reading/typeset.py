@@ -8,7 +8,7 @@ from matplotlib.textpath import TextToPath
 
 FONT = FontProperties(size=100, math_fontfamily="cm")          # Computer Modern, as in the papers
 WORDS = {"mid": "|", "|": "||", "leq": "<=", "geq": ">=", "sim": "~", "ldots": "...", "cdot": "*",
-         "left": "", "right": "", "bigg": "", ",": " ", ";": " ", "quad": " ", "epsilon": "eps",
+         "left": "", "right": "", ",": " ", ";": " ", "quad": " ", "epsilon": "eps",
          "approx": "~=", "rightarrow": "->", "infty": "infinity", "times": "x", "nabla": "grad"}
 
 
@@ -16,7 +16,8 @@ def plain(latex):
     """Write an equation as the docstrings do: sqrt(alpha_bar_t) x_0 + ..."""
     def group(part):
         return part if re.fullmatch(r"\w+|\w*\([^()]*\)", part) else f"({part})"
-    text, before = latex.replace(r"\{", "\0").replace(r"\}", "\1"), None
+    text, before = re.sub(r"\\(left|right)\.", "", latex), None
+    text = text.replace(r"\{", "\0").replace(r"\}", "\1")
     while text != before:                            # from the innermost braces outwards
         before = text
         text = re.sub(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}",
