@@ -124,7 +124,9 @@ class Page:
             else:
                 out.append(ASCII.sub(lambda symbol: self.typeset(latex(symbol), letters),
                                      html.escape(part, quote=False)))
-        return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", "".join(out))
+        glued = re.sub(r'\((?=<span class="math")|(?<=</span></span>)(?=[),.;:])', "\\g<0>&NoBreak;",
+                       "".join(out))                 # no line ends between a bracket and a symbol
+        return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", glued)
 
     def prose(self, doc, notes=()):
         """Return a docstring as HTML: paragraphs, some of them notes, and lines as they stand."""
