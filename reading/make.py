@@ -124,9 +124,10 @@ class Page:
             else:
                 out.append(ASCII.sub(lambda symbol: self.typeset(latex(symbol), letters),
                                      html.escape(part, quote=False)))
-        glued = re.sub(r'\((?=<span class="math")|(?<=</span></span>)(?=[),.;:])', "\\g<0>&NoBreak;",
-                       "".join(out))                 # no line ends between a bracket and a symbol
-        return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", glued)
+        shown = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", "".join(out))
+        # A symbol takes the brackets at its sides along: no line ends between them.
+        shown = re.sub(r'([^\s<>]*\()<span class="math">', r'<span class="math">\1', shown)
+        return re.sub(r"</span></span>([),.;:]+)", r"</span>\1</span>", shown)
 
     def prose(self, doc, notes=()):
         """Return a docstring as HTML: paragraphs, some of them notes, and lines as they stand."""

@@ -140,7 +140,8 @@ def test_what_is_the_same_lights_up_together_and_nothing_else():
         assert f'<g data-s="{key}">' in math and f'data-s="{key}">' in code, key
     assert 'alpha_bar">alpha_bar</u>, <u data-s="t">t</u> - ' in code    # at(self.alpha_bar, t - 1
     typeset = make.Typesetter({"": make.symbols()[0]})
-    for latex, keys in ((r"x_{t-1}", []), (r"\bar\alpha_{t-1} x_t", ["alpha_bar", "t", "x_t"]),
+    for latex, keys in ((r"x_{t-1}", []), (r"x \, 0", []),
+                        (r"\bar\alpha_{t-1} x_t", ["alpha_bar", "t", "x_t"]),
                         (r"\tilde\beta_t", ["beta_tilde", "t"]), (r"\hat x_0", ["x_0_hat"]),
                         (r"1 - \bar\alpha_t", ["one_minus_alpha_bar", "t"]),
                         (r"\epsilon - \epsilon_\theta(x_t, t)", ["eps", "model", "x_t", "t"])):
@@ -148,6 +149,18 @@ def test_what_is_the_same_lights_up_together_and_nothing_else():
         assert [key for key in found if key != "t"] == [key for key in keys if key != "t"], latex
     other = sections()["papers.ncsn.annealed_langevin"].split('<div class="code">')[0]
     assert "<g data-s" not in other                  # there alpha is a step size
+
+
+@pytest.mark.parametrize("where, there", [
+    ("ddpm.DDPM.loss", "ddpm.DDPM.q_sample"), ("train.L_simple", "ddpm.DDPM.loss"),
+    ("train.train", "sample.build"), ("train.draw_batch", "data.to_model"),
+    ("sample.load", "sample.process"), ("papers.ddim.sample", "papers.ddim.step"),
+    ("papers.ddim.step", "papers.kit.analytic.eps_from_x_0")])
+def test_a_name_in_the_code_leads_to_what_it_names_and_that_says_who_uses_it(where, there):
+    name = there.rsplit(".", 1)[1]
+    assert re.search(rf'<a href="#{there}"[^>]*>{name}</a>', sections()[where])
+    if there.split(".")[0] != "papers" or where.rsplit(".", 1)[0] == there.rsplit(".", 1)[0]:
+        assert f'href="#{where}"' in sections()[there].split('class="users"')[1]
 
 
 def test_departures_stand_where_they_happen_and_in_the_list():
