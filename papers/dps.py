@@ -50,7 +50,7 @@ def residual(y, measured):
 
 
 def guide(ddpm, model, y, A, x_t, t, clip=True):
-    """Return x_0_hat, and what zeta weighs: 2 grad_{x_t} || y - A(x_0_hat) ||; for each image."""
+    """Return x_0_hat, Eq. 10, and what zeta weighs, Eq. 11: 2 grad_{x_t} || y - A(x_0_hat) ||."""
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_()
         x_0_hat = ddpm.estimate_x_0(model, x_t, t, clip)
@@ -60,7 +60,7 @@ def guide(ddpm, model, y, A, x_t, t, clip=True):
 
 
 def sample(ddpm, model, y, A, x_T, zeta=1.0, clip=True, generator=None):
-    """Draw x_0, given y = A(x_0) + noise.  Chung et al. 2023, Algorithm 1 and C.2.
+    """Draw x_0, given y = A(x_0) + noise.  Chung et al. 2023, Eq. 16, Algorithm 1 and C.2.
 
         x'_{t-1} = mu_tilde_t(x_t, x_0_hat) + sigma_t z                    a step of Algorithm 2
         x_{t-1} = x'_{t-1} - zeta_t grad_{x_t} || y - A(x_0_hat) ||^2

@@ -37,7 +37,7 @@ def transfer(ddpm, x_t, eps, t, s):
         x_s = sqrt(alpha_bar_s) x_0_hat + sqrt(1 - alpha_bar_s) eps
         x_0_hat = (x_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t)
 
-    This is the paper's x_t + (alpha_bar_s - alpha_bar_t) (...) without its differences, and DDIM's
+    This is Eq. 9, x_t + (alpha_bar_s - alpha_bar_t) (...), without its differences, and DDIM's
     Eq. 12 with eta = 0.  If eps is the noise in x_t, x_s is exact, however far the jump.
 
     Args:

@@ -1,8 +1,8 @@
 """The process itself: Brownian motion, the density that spreads, and the two ways back.
 
 Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations"
-(arXiv:2011.13456), Eq. 5, 6, 11, 13 and appendix D.1; Anderson 1982, "Reverse-Time Diffusion
-Equation Models"; Ho et al. 2020, Eq. 2 and 4.
+(arXiv:2011.13456), Eq. 5, 6, 11, 13 and 35; Anderson 1982, "Reverse-Time Diffusion Equation
+Models"; Ho et al. 2020, Eq. 2 and 4.
 
     python -m papers.processes [--checkpoint F] [--seed 0]
 
@@ -16,7 +16,7 @@ the chain of any schedule is one process, Brownian motion w that is pulled back 
     dx = -x / 2 dc + dw                          Ornstein & Uhlenbeck's; forward, Eq. 5 and 11
     dx = -(x / 2 + score) dc + dw,   dc < 0      the SDE back, Eq. 6 (Anderson 1982)
     dx = -(x + score) / 2 dc                     the ODE, both ways, Eq. 13
-    dp/dc = d/dx (x p / 2 + dp/dx / 2)           Fokker & Planck's, of the density p; appendix D.1
+    dp/dc = d/dx (x p / 2 + dp/dx / 2)           Fokker & Planck's, of the density p, Eq. 35
 
 The picture: an image, and what the two schedules leave of it; 100 Brownian paths, and the same
 pulled back; the density of the pixel at four times, known in three ways; and over (t, x), with the
@@ -88,7 +88,7 @@ def density(x, k, v):
 
 
 def fokker_planck(edges):
-    """Return the matrix A of dp/dc = A p, (N, N), by finite volumes between N + 1 even edges.
+    """Return A of dp/dc = A p, Eq. 35, (N, N), by finite volumes between N + 1 even edges.
 
         dp_i/dc = (J_i - J_{i+1}) / dx,   J = -x p / 2 - dp/dx / 2 where two cells meet
 

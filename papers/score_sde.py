@@ -45,7 +45,7 @@ B_MAX, RUNS = 10.2, 4
 
 
 class VPSDE:
-    """The SDE that our chain discretises, with the score of a model.  Song et al. 2021.
+    """The SDE that our chain, Eq. 10, discretises, with the score of a model.  Song et al. 2021.
 
         dx = f x dB + k dw,   f = d log k / dB - 1 / 2            forward, Eq. 5; if k = 1, Eq. 11
         dx = (f x - k^2 score) dB + k dw                          reverse, Eq. 6
@@ -61,11 +61,11 @@ class VPSDE:
         self.k_T, self.k_1 = (self.k(c)[0] for c in (self.start, self.end))
 
     def k(self, c):
-        """Return k and f: x is k x_t, so that m = k exp(-B / 2) and s^2 = k^2 (1 - exp(-B))."""
+        """Return k, f: x is k x_t, in Eq. 29 m = k exp(-B / 2) and s^2 = k^2 (1 - exp(-B))."""
         return 1.0, -0.5
 
     def score(self, x, c):
-        """Return s_theta(x, t) of Eq. 3, the score: -eps_theta(x / k, t) / s."""
+        """Return s_theta(x, t) of Eq. 3 and 7, the score: -eps_theta(x / k, t) / s."""
         B, (k, _) = math.exp(c), self.k(c)
         t = torch.full((len(x),), np.interp(B, self.B, self.t), dtype=x.dtype, device=x.device)
         return -self.model(x / k, t) / (k * math.sqrt(1 - math.exp(-B)))
@@ -84,7 +84,7 @@ class VPSDE:
 
 
 class VESDE(VPSDE):
-    """The SDE of NCSN, Eq. 9: dx = sqrt(d sigma^2 / dt) dw, so that m = 1 and s = sigma."""
+    """The SDE of NCSN's chain, Eq. 8, 9: dx = sqrt(d sigma^2 / dt) dw; m = 1 and s = sigma."""
     def k(self, c):
         return math.exp(math.exp(c) / 2), 0.0
 

@@ -1,0 +1,670 @@
+r"""The equations, algorithms and figures of the papers, the code that has each, and its tests.
+
+EQUATIONS[paper].equations[number] is an Equation.  The LaTeX is what GitHub's MathJax and
+matplotlib's mathtext both read: \mid for the bar of a condition, and no \text, \underbrace or
+aligned.  The papers' vectors are bold; here they are not, := is =, and trained theta has no star.
+"""
+from typing import NamedTuple
+
+
+class Equation(NamedTuple):
+    """A numbered equation, algorithm or figure of a paper.
+
+    latex: one line, or a list of lines; a line with dollar signs is a sentence with math between
+        them, as those of an algorithm are; of a figure there is nothing ("").
+    says: what it is for, in words of this project, with math between dollar signs where need be.
+    code: the functions or classes that have it, separated by spaces.
+    tests: the tests that prove it, separated by spaces, each without its "test_": of the file that
+        mirrors the first of `code` (ddpm.DDPM: tests/test_ddpm.py); of another file
+        FILE.NAME, where papers.ddim is tests/papers/test_ddim.py.
+    """
+
+    latex: str | list
+    says: str
+    code: str
+    tests: str
+
+
+class Paper(NamedTuple):
+    """title, link (of arXiv, or where it can be read), and {number: Equation} in its order.
+
+    text: what of it was compared with what.
+    """
+
+    title: str
+    link: str
+    equations: dict
+    text: str = "Compared with the paper's text: formulas and numbers."
+
+
+E = Equation
+EQUATIONS = {}
+EQUATIONS["Ho et al. 2020"] = Paper(
+    "Denoising Diffusion Probabilistic Models", "https://arxiv.org/abs/2006.11239", {
+    "Eq. 1": E([r"p_\theta(x_{0:T}) = p(x_T) \prod_{t=1}^T p_\theta(x_{t-1} \mid x_t)",
+        r"p_\theta(x_{t-1} \mid x_t) = \mathcal{N}(x_{t-1}; \mu_\theta(x_t, t), "
+        r"\Sigma_\theta(x_t, t))"],
+        "The reverse chain: from pure noise, one learned Gaussian step after the other.",
+        "ddpm.DDPM.sample",
+        "on_gaussian_data_samples_have_the_mean_and_std_of_the_exact_recursion "
+        "sample_starts_from_noise_of_the_generator_and_walks_the_reverse_process"),
+    "Eq. 2": E([r"q(x_{1:T} \mid x_0) = \prod_{t=1}^T q(x_t \mid x_{t-1})",
+        r"q(x_t \mid x_{t-1}) = \mathcal{N}(x_t; \sqrt{1 - \beta_t} x_{t-1}, \beta_t I)"],
+        "One step of the forward chain shrinks the image a little and adds a little noise.",
+        "ddpm.DDPM.q_sample", "iterating_eq_2_gives_eq_4"),
+    "Eq. 3": E(
+        r"\mathbb{E}[-\log p_\theta(x_0)] \leq \mathbb{E}_q\left[-\log p(x_T) - \sum_{t \geq 1} "
+        r"\log \frac{p_\theta(x_{t-1} \mid x_t)}{q(x_t \mid x_{t-1})}\right] = L",
+        "The bound on the negative log-likelihood: what L_simple is a reweighting of.",
+        "papers.variational_bound.bound", "eq_3_is_eq_5"),
+    "Eq. 4": E(r"q(x_t \mid x_0) = \mathcal{N}(x_t; \sqrt{\bar\alpha_t} x_0, (1 - \bar\alpha_t) I)",
+        "t steps of Eq. 2 are one Gaussian, so that any $x_t$ is drawn in one jump.",
+        "ddpm.DDPM.q_sample", "iterating_eq_2_gives_eq_4"),
+    "Eq. 5": E([r"L = \mathbb{E}_q\left[L_T + \sum_{t > 1} L_{t-1} + L_0\right]",
+        r"L_T = D_{\mathrm{KL}}(q(x_T \mid x_0) \,\|\, p(x_T))",
+        r"L_{t-1} = D_{\mathrm{KL}}(q(x_{t-1} \mid x_t, x_0) \,\|\, p_\theta(x_{t-1} \mid x_t))",
+        r"L_0 = -\log p_\theta(x_0 \mid x_1)"],
+        "The same bound in terms that are each known in closed form: comparisons of Gaussians.",
+        "papers.variational_bound.bound", "every_term_equals_an_independent_evaluation_in_float64"),
+    "Eq. 6": E(
+        r"q(x_{t-1} \mid x_t, x_0) = \mathcal{N}(x_{t-1}; \tilde\mu_t(x_t, x_0), \tilde\beta_t I)",
+        "One step back is a Gaussian too, for whoever knows $x_0$.", "ddpm.DDPM.posterior_mean",
+        "the_posterior_is_the_product_of_two_gaussians"),
+    "Eq. 7": E(
+        [r"\tilde\mu_t(x_t, x_0) = \frac{\sqrt{\bar\alpha_{t-1}} \beta_t}{1 - \bar\alpha_t} x_0 + "
+        r"\frac{\sqrt{\alpha_t} (1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t} x_t",
+        r"\tilde\beta_t = \frac{1 - \bar\alpha_{t-1}}{1 - \bar\alpha_t} \beta_t"],
+        "Its mean, between $x_0$ and $x_t$, and its variance, which is 0 at t = 1.",
+        "ddpm.DDPM.posterior_mean ddpm.DDPM.__init__",
+        "the_posterior_is_the_product_of_two_gaussians "
+        "sigma_is_the_standard_deviation_of_the_named_variance"),
+    "Eq. 8": E(
+        r"L_{t-1} = \mathbb{E}_q\left[\frac{1}{2 \sigma_t^2} \| \tilde\mu_t(x_t, x_0) - "
+        r"\mu_\theta(x_t, t) \|^2\right] + C",
+        "A KL divergence of Gaussians with fixed variances is a distance of their means.",
+        "papers.kit.analytic.kl",
+        "papers.variational_bound.a_kl_divergence_is_that_of_torch_distributions"),
+    "Eq. 9": E(
+        [r"L_{t-1} - C = \mathbb{E}_{x_0, \epsilon}\left[\frac{1}{2 \sigma_t^2} \| "
+        r"\tilde\mu_t\left(x_t(x_0, \epsilon), \frac{1}{\sqrt{\bar\alpha_t}} (x_t(x_0, \epsilon) "
+        r"- \sqrt{1 - \bar\alpha_t} \epsilon)\right) \right.",
+        r"\quad \left. - \mu_\theta(x_t(x_0, \epsilon), t) \|^2\right]"],
+        "Eq. 8, with $x_0$ written as what is left of $x_t$ without its noise.",
+        "ddpm.DDPM.posterior_sample", "eq_7_of_eq_15_is_eq_11"),
+    "Eq. 10": E(
+        r"= \mathbb{E}_{x_0, \epsilon}\left[\frac{1}{2 \sigma_t^2} \| \frac{1}{\sqrt{\alpha_t}} "
+        r"\left(x_t(x_0, \epsilon) - \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}} \epsilon\right) - "
+        r"\mu_\theta(x_t(x_0, \epsilon), t) \|^2\right]",
+        "So the mean to aim at is $x_t$ minus a little of the noise in it.",
+        "ddpm.DDPM.posterior_sample", "eq_7_of_eq_15_is_eq_11"),
+    "Eq. 11": E(
+        [r"\mu_\theta(x_t, t) = \tilde\mu_t\left(x_t, \frac{1}{\sqrt{\bar\alpha_t}} (x_t - "
+        r"\sqrt{1 - \bar\alpha_t} \epsilon_\theta(x_t))\right)",
+        r"= \frac{1}{\sqrt{\alpha_t}} \left(x_t - \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}} "
+        r"\epsilon_\theta(x_t, t)\right)"],
+        r"The network is asked for that noise. Here the first form is computed, so that $\hat "
+        "x_0$ can be clipped.", "ddpm.DDPM.posterior_sample",
+        "eq_7_of_eq_15_is_eq_11 clipping_changes_nothing_where_nothing_is_clipped"),
+    "Eq. 12": E(
+        r"\mathbb{E}_{x_0, \epsilon}\left[\frac{\beta_t^2}{2 \sigma_t^2 \alpha_t (1 - "
+        r"\bar\alpha_t)} \| \epsilon - \epsilon_\theta(\sqrt{\bar\alpha_t} x_0 + \sqrt{1 - "
+        r"\bar\alpha_t} \epsilon, t) \|^2\right]",
+        "With Eq. 11 the term is an error in the noise, with a weight that depends on t.",
+        "papers.kit.analytic.kl",
+        "papers.variational_bound.eq_8_without_its_constant_is_the_weighted_loss_of_eq_12"),
+    "Eq. 13": E(
+        [r"p_\theta(x_0 \mid x_1) = \prod_{i=1}^D \int_{\delta_-(x_0^i)}^{\delta_+(x_0^i)} "
+        r"\mathcal{N}(x; \mu_\theta^i(x_1, 1), \sigma_1^2) \, dx",
+        r"$\delta_+(x) = \infty$ if $x = 1$, else $x + \frac{1}{255}$",
+        r"$\delta_-(x) = -\infty$ if $x = -1$, else $x - \frac{1}{255}$"],
+        "The last step as a probability of each of 256 pixel values.",
+        "papers.variational_bound.decoder_nll",
+        "the_256_bins_sum_to_1 the_decoder_is_the_gaussian_integrated_over_the_bin"),
+    "Eq. 14": E(
+        r"L_{\mathrm{simple}}(\theta) = \mathbb{E}_{t, x_0, \epsilon}\left[ \| \epsilon - "
+        r"\epsilon_\theta(\sqrt{\bar\alpha_t} x_0 + \sqrt{1 - \bar\alpha_t} \epsilon, t) "
+        r"\|^2\right]", "Eq. 12 without its weight: what is trained.", "ddpm.DDPM.loss",
+        "the_loss_is_the_mean_squared_error_of_the_noise_in_x_t"),
+    "Eq. 15": E(
+        r"x_0 \approx \hat x_0 = (x_t - \sqrt{1 - \bar\alpha_t} \epsilon_\theta(x_t)) / "
+        r"\sqrt{\bar\alpha_t}",
+        "What the network believes $x_0$ to be. An error in the noise counts 157 times in it at t "
+        "= T of the linear schedule: why sampling clips it.",
+        "ddpm.DDPM.predict_x_0 ddpm.DDPM.estimate_x_0",
+        "eq_15_undoes_eq_4 clipping_changes_nothing_where_nothing_is_clipped "
+        "a_model_that_has_learned_nothing_still_gives_pixels_in_range"),
+    "Eq. 16": E(
+        r"L = D_{\mathrm{KL}}(q(x_T) \,\|\, p(x_T)) + \mathbb{E}_q\left[\sum_{t \geq 1} "
+        r"D_{\mathrm{KL}}(q(x_{t-1} \mid x_t) \,\|\, p_\theta(x_{t-1} \mid x_t))\right] + H(x_0)",
+        "The bound without conditioning on $x_0$. It cannot be computed for images; its test is "
+        "on Gaussian data.", "papers.variational_bound.bound",
+        "eq_16_is_eq_5_in_the_mean_over_the_data"),
+    "Eq. 17 to 22": E(
+        [r"L = \mathbb{E}_q\left[-\log \frac{p_\theta(x_{0:T})}{q(x_{1:T} \mid x_0)}\right]",
+        r"= \mathbb{E}_q\left[-\log p(x_T) - \sum_{t \geq 1} \log \frac{p_\theta(x_{t-1} \mid "
+        r"x_t)}{q(x_t \mid x_{t-1})}\right]",
+        r"= \mathbb{E}_q\left[-\log p(x_T) - \sum_{t > 1} \log \frac{p_\theta(x_{t-1} \mid "
+        r"x_t)}{q(x_t \mid x_{t-1})} - \log \frac{p_\theta(x_0 \mid x_1)}{q(x_1 \mid x_0)}\right]",
+        r"= \mathbb{E}_q\left[-\log p(x_T) - \sum_{t > 1} \log \frac{p_\theta(x_{t-1} \mid "
+        r"x_t)}{q(x_{t-1} \mid x_t, x_0)} \cdot \frac{q(x_{t-1} \mid x_0)}{q(x_t \mid x_0)} - "
+        r"\log \frac{p_\theta(x_0 \mid x_1)}{q(x_1 \mid x_0)}\right]",
+        r"= \mathbb{E}_q\left[-\log \frac{p(x_T)}{q(x_T \mid x_0)} - \sum_{t > 1} \log "
+        r"\frac{p_\theta(x_{t-1} \mid x_t)}{q(x_{t-1} \mid x_t, x_0)} - \log p_\theta(x_0 \mid "
+        r"x_1)\right]",
+        r"= \mathbb{E}_q\left[D_{\mathrm{KL}}(q(x_T \mid x_0) \,\|\, p(x_T)) + \sum_{t > 1} "
+        r"D_{\mathrm{KL}}(q(x_{t-1} \mid x_t, x_0) \,\|\, p_\theta(x_{t-1} \mid x_t)) \right.",
+        r"\quad \left. - \log p_\theta(x_0 \mid x_1)\right]"],
+        "From Eq. 3 to Eq. 5: Bayes' rule turns each step around, and the sum telescopes.",
+        "papers.variational_bound.bound", "eq_3_is_eq_5"),
+    "Eq. 23 to 26": E(
+        [r"L = \mathbb{E}_q\left[-\log p(x_T) - \sum_{t \geq 1} \log \frac{p_\theta(x_{t-1} \mid "
+        r"x_t)}{q(x_t \mid x_{t-1})}\right]",
+        r"= \mathbb{E}_q\left[-\log p(x_T) - \sum_{t \geq 1} \log \frac{p_\theta(x_{t-1} \mid "
+        r"x_t)}{q(x_{t-1} \mid x_t)} \cdot \frac{q(x_{t-1})}{q(x_t)}\right]",
+        r"= \mathbb{E}_q\left[-\log \frac{p(x_T)}{q(x_T)} - \sum_{t \geq 1} \log "
+        r"\frac{p_\theta(x_{t-1} \mid x_t)}{q(x_{t-1} \mid x_t)} - \log q(x_0)\right]",
+        r"= D_{\mathrm{KL}}(q(x_T) \,\|\, p(x_T)) + \mathbb{E}_q\left[\sum_{t \geq 1} "
+        r"D_{\mathrm{KL}}(q(x_{t-1} \mid x_t) \,\|\, p_\theta(x_{t-1} \mid x_t))\right] + H(x_0)"],
+        "From Eq. 3 to Eq. 16, in the same way without $x_0$.", "papers.variational_bound.bound",
+        "eq_16_is_eq_5_in_the_mean_over_the_data"),
+    "Algorithm 1": E(["repeat", r"   $x_0 \sim q(x_0)$",
+        r"   $t \sim \mathrm{Uniform}(\{1, \ldots, T\})$", r"   $\epsilon \sim \mathcal{N}(0, I)$",
+        r"   take a gradient descent step on $\nabla_\theta \| \epsilon - "
+        r"\epsilon_\theta(\sqrt{\bar\alpha_t} x_0 + \sqrt{1 - \bar\alpha_t} \epsilon, t) \|^2$",
+        "until converged"],
+        "Training: take an image to a random time, and ask the network which noise did it.",
+        "train.train ddpm.DDPM.loss ddpm.DDPM.draw_t",
+        "ddpm.training_times_cover_exactly_1_to_T_and_differ_within_a_batch "
+        "a_step_is_warmed_up_clipped_adam_and_its_ema"),
+    "Algorithm 2": E([r"$x_T \sim \mathcal{N}(0, I)$", r"for $t = T, \ldots, 1$ do",
+        r"   $z \sim \mathcal{N}(0, I)$ if $t > 1$, else $z = 0$",
+        r"   $x_{t-1} = \frac{1}{\sqrt{\alpha_t}} \left(x_t - \frac{1 - \alpha_t}{\sqrt{1 - "
+        r"\bar\alpha_t}} \epsilon_\theta(x_t, t)\right) + \sigma_t z$", "end for", "return $x_0$"],
+        "Sampling: T times the network, and noise after each step but the last.",
+        "ddpm.DDPM.reverse_process ddpm.DDPM.p_sample ddpm.DDPM.posterior_sample",
+        "if_all_data_is_one_point_samples_are_that_point only_the_last_step_adds_no_noise "
+        "on_gaussian_data_samples_have_the_mean_and_std_of_the_exact_recursion"),
+    "Algorithm 3": E([r"send $x_T \sim q(x_T \mid x_0)$ using $p(x_T)$",
+        r"for $t = T - 1, \ldots, 2, 1$ do",
+        r"   send $x_t \sim q(x_t \mid x_{t+1}, x_0)$ using $p_\theta(x_t \mid x_{t+1})$",
+        "end for", r"send $x_0$ using $p_\theta(x_0 \mid x_1)$"],
+        "A code for images whose length is the bound: the noisy version first, then better ones.",
+        "papers.variational_bound.send", "the_receiver_gets_x_T_to_x_1_with_the_marginals_of_eq_4"),
+    "Algorithm 4": E(["receive $x_T$ using $p(x_T)$", r"for $t = T - 1, \ldots, 1, 0$ do",
+        r"   receive $x_t$ using $p_\theta(x_t \mid x_{t+1})$", "end for", "return $x_0$"],
+        r"What the other end knows after each message; it can show $\hat x_0$ at any time.",
+        "papers.variational_bound.send", "the_receiver_shows_eq_15_clipped_unless_told"),
+    "Sec. 3.2": E(
+        r"\Sigma_\theta(x_t, t) = \sigma_t^2 I, \quad \sigma_t^2 = \beta_t \quad \mathrm{or} "
+        r"\quad \sigma_t^2 = \tilde\beta_t",
+        r"The first is best if $x_0 \sim \mathcal{N}(0, I)$, the second if all data is one point. "
+        "At t = 1 the second is 0, and the first is not used, since there z = 0.", "ddpm.DDPM",
+        "sigma_is_the_standard_deviation_of_the_named_variance"),
+    "Sec. 3.3": E(r"\{0, 1, \ldots, 255\} \rightarrow [-1, 1]",
+        "Pixels are scaled linearly, to the size of the noise.", "data.to_model",
+        "every_pixel_value_survives_the_round_trip"),
+    "Sec. 4": E(r"T = 1000, \quad \beta_1 = 10^{-4}, \ldots, \beta_T = 0.02",
+        "Evenly spaced: small steps, so that each can be undone by a Gaussian.",
+        "schedules.linear_beta_schedule", "the_defaults_are_the_papers"),
+    "Fig. 5": E(r"\sqrt{\| x_0 - \hat x_0 \|^2 / D}",
+        "The distortion at t, against the bits received until then (Table 4).",
+        "papers.variational_bound.rate_distortion",
+        "the_rate_at_t_is_what_was_sent_so_far_and_the_distortion_is_an_rmse_on_0_to_255"),
+    "Fig. 6": E("", r"Progressive generation: $\hat x_0$ as t falls.",
+        "papers.experiments.progressive",
+        "progressive_generation_shows_x_0_hat_at_the_times_asked_for"),
+    "Fig. 7": E("", "Samples that share $x_t$: what of an image is decided by time t.",
+        "papers.experiments.share", "samples_share_x_t_and_nothing_after_it"),
+    "Fig. 8": E(r"\bar x_t = (1 - \lambda) x_t + \lambda x_t'",
+        "Two images, mixed where they are noise and decoded (and Fig. 9).",
+        "papers.experiments.interpolate",
+        "images_are_mixed_and_decoded_at_the_time_they_were_noised_to"),
+    "Appendix B": E("",
+        "The network: a U-Net with attention at 16 x 16, told the time in each residual block.",
+        "unet.UNet unet.ResidualBlock.forward",
+        "the_default_is_the_papers_cifar10_network the_wiring_is_a_u "
+        "the_time_and_each_image_matter_and_images_do_not_mix"),
+})
+EQUATIONS["Vaswani et al. 2017"] = Paper(
+    "Attention Is All You Need", "https://arxiv.org/abs/1706.03762", {
+    "Sec. 3.2.1": E(
+        r"\mathrm{Attention}(Q, K, V) = \mathrm{softmax}\left(\frac{Q "
+        r"K^{\mathrm{T}}}{\sqrt{d_k}}\right) V",
+        "Each pixel asks all others, and takes a mean of what they say. Here a pixel is a column, "
+        "so that all is transposed.", "unet.Attention",
+        "attention_is_softmax_q_k_v_over_the_pixels"),
+    "Sec. 3.5": E([r"PE_{(pos, 2i)} = \sin(pos / 10000^{2i / d_{\mathrm{model}}})",
+        r"PE_{(pos, 2i+1)} = \cos(pos / 10000^{2i / d_{\mathrm{model}}})"],
+        "A number as waves, from fast to slow; pos is the time t, and here all sines come before "
+        "all cosines.", "unet.timestep_embedding", "the_time_embedding_is_sines_then_cosines"),
+})
+EQUATIONS["Nichol & Dhariwal 2021"] = Paper(
+    "Improved Denoising Diffusion Probabilistic Models", "https://arxiv.org/abs/2102.09672", {
+    "Eq. 15": E(r"\Sigma_\theta(x_t, t) = \exp(v \log \beta_t + (1 - v) \log \tilde\beta_t)",
+        "A variance that the network chooses, between the two fixed ones, by its output v.",
+        "papers.improved_ddpm.Sigma_theta",
+        "v_moves_the_variance_from_beta_tilde_to_beta_on_a_log_scale"),
+    "Eq. 16": E(r"L_{\mathrm{hybrid}} = L_{\mathrm{simple}} + \lambda L_{\mathrm{vlb}}",
+        "The mean learns from the one, v from the other alone.", "papers.improved_ddpm.L_hybrid",
+        "l_hybrid_is_l_simple_plus_lambda_times_all_of_l_vlb_and_l_vlb_a_term_over_p "
+        "the_gradient_of_l_vlb_in_l_hybrid_stops_at_the_mean"),
+    "Eq. 17": E(
+        r"\bar\alpha_t = \frac{f(t)}{f(0)}, \quad f(t) = \cos\left(\frac{t/T + s}{1 + s} \cdot "
+        r"\frac{\pi}{2}\right)^2", "Fewer steps are spent on what is noise already.",
+        "schedules.cosine_beta_schedule", "cosine_alpha_bar_is_the_squared_cosine_of_eq_17"),
+    "Eq. 18": E(
+        r"L_{\mathrm{vlb}} = \mathbb{E}_{t \sim p_t}\left[\frac{L_t}{p_t}\right], \quad p_t "
+        r"\propto \sqrt{\mathbb{E}[L_t^2]}, \quad \sum p_t = 1",
+        "Large terms are drawn more often and weigh less: the same mean, less noise. Its $L_t$ is "
+        "our $L_{t-1}$.", "papers.improved_ddpm.L_vlb",
+        "importance_sampling_estimates_the_sum_of_the_terms_and_with_less_noise"),
+    "Eq. 19": E(
+        r"\beta_{S_t} = 1 - \frac{\bar\alpha_{S_t}}{\bar\alpha_{S_{t-1}}}, \quad "
+        r"\tilde\beta_{S_t} = \frac{1 - \bar\alpha_{S_{t-1}}}{1 - \bar\alpha_{S_t}} \beta_{S_t}",
+        r"A chain of the times $S_1 < \ldots < S_K$ alone, with the $\bar\alpha$ they had.",
+        "papers.kit.chain.respace", "a_shorter_chain_has_the_alpha_bar_of_the_times_it_keeps"),
+}, "Formulas compared with the authors' code, the numbers 15 and 17 with those who quote "
+    "them; not verified: the numbers 16, 18 and 19.")
+EQUATIONS["Song, Meng & Ermon 2020"] = Paper(
+    "Denoising Diffusion Implicit Models", "https://arxiv.org/abs/2010.02502", {
+    "Eq. 12": E(
+        r"x_{t-1} = \sqrt{\alpha_{t-1}} \left(\frac{x_t - \sqrt{1 - \alpha_t} "
+        r"\epsilon_\theta^{(t)}(x_t)}{\sqrt{\alpha_t}}\right) + \sqrt{1 - \alpha_{t-1} - "
+        r"\sigma_t^2} \cdot \epsilon_\theta^{(t)}(x_t) + \sigma_t \epsilon_t",
+        r"A jump to any earlier time: $\hat x_0$, with as much noise as is due there, old and "
+        r"new. The paper's $\alpha_t$ is our $\bar\alpha_t$.", "papers.ddim.step",
+        "a_jump_is_eq_12_with_the_sigma_of_eq_16 a_jump_keeps_the_marginals_whatever_eta"),
+    "Eq. 13": E(
+        r"\frac{x_{t-\Delta t}}{\sqrt{\alpha_{t-\Delta t}}} = \frac{x_t}{\sqrt{\alpha_t}} + "
+        r"\left(\sqrt{\frac{1 - \alpha_{t-\Delta t}}{\alpha_{t-\Delta t}}} - \sqrt{\frac{1 - "
+        r"\alpha_t}{\alpha_t}}\right) \epsilon_\theta^{(t)}(x_t)",
+        "Without new noise it is a step of Euler's method, and can be taken upwards, to encode.",
+        "papers.ddim.encode", "what_was_encoded_is_decoded_and_the_better_the_more_steps"),
+    "Eq. 14": E(
+        r"d\bar x(t) = \epsilon_\theta^{(t)}\left(\frac{\bar x(t)}{\sqrt{\sigma^2 + 1}}\right) "
+        r"d\sigma(t)",
+        r"The ODE that these steps solve, where $\bar x = x / \sqrt{\alpha}$ and $\sigma = "
+        r"\sqrt{1 - \alpha} / \sqrt{\alpha}$; known on Gaussian data.",
+        "papers.kit.analytic.follow_gaussian",
+        "the_ode_of_gaussian_data_carries_q_x_t_to_q_x_0_and_quantiles_to_quantiles "
+        "papers.ddim.ddim_converges_to_the_exact_ode_with_order_1_in_both_directions"),
+    "Eq. 16": E(
+        r"\sigma_{\tau_i}(\eta) = \eta \sqrt{(1 - \alpha_{\tau_{i-1}}) / (1 - \alpha_{\tau_i})} "
+        r"\sqrt{1 - \alpha_{\tau_i} / \alpha_{\tau_{i-1}}}",
+        r"How much of the noise is new: none with $\eta = 0$; with $\eta = 1$, and every time, "
+        r"that of Algorithm 2 of Ho et al. with $\tilde\beta_t$.", "papers.ddim.step",
+        "sigma_is_that_of_eq_16_to_the_digits_of_float64 "
+        "with_eta_1_a_step_to_t_minus_1_is_a_step_of_algorithm_2_with_beta_tilde"),
+    "Sec. 4.2": E([r"[\tau_1, \ldots, \tau_S] \subset [1, \ldots, T]",
+        r"x_{\tau_S} \rightarrow x_{\tau_{S-1}} \rightarrow \ldots \rightarrow x_{\tau_1} "
+        r"\rightarrow x_0"],
+        "S steps, one for each time in the list, and as many evaluations of the network, instead "
+        "of T.", "papers.ddim.sample papers.ddim.jumps",
+        "sampling_asks_about_the_times_once_each_from_the_last_to_the_first "
+        "with_eta_1_and_every_time_ddim_is_algorithm_2_with_beta_tilde"),
+    "Appendix D.2": E(r"\tau_i = \lfloor c i \rfloor",
+        "The times that are visited, evenly spaced; here c = T / S, so that the last is T.",
+        "papers.kit.chain.subsequence", "the_times_are_the_papers_linear_choice_and_end_in_T"),
+    "Appendix D.5": E(
+        [r"x_T^{(\alpha)} = \frac{\sin((1 - \alpha) \theta)}{\sin(\theta)} x_T^{(0)} + "
+        r"\frac{\sin(\alpha \theta)}{\sin(\theta)} x_T^{(1)}",
+        r"\theta = \arccos\left(\frac{(x_T^{(0)})^{\mathrm{T}} x_T^{(1)}}{\| x_T^{(0)} \| \, \| "
+        r"x_T^{(1)} \|}\right)"],
+        r"Between two noises lie noises of the same length; $\alpha$ is a weight.",
+        "papers.ddim.slerp", "slerp_is_the_papers_formula_for_each_pair_on_its_own"),
+})
+EQUATIONS["Liu et al. 2022"] = Paper(
+    "Pseudo Numerical Methods for Diffusion Models on Manifolds",
+    "https://arxiv.org/abs/2202.09778", {
+    "Eq. 9, 11": E([r"x_{t-\delta} - x_t = (\bar\alpha_{t-\delta} - \bar\alpha_t)",
+        r"\quad \cdot \left(\frac{x_t}{\sqrt{\bar\alpha_t} (\sqrt{\bar\alpha_{t-\delta}} + "
+        r"\sqrt{\bar\alpha_t})} - \frac{\epsilon_\theta(x_t, t)}{\sqrt{\bar\alpha_t} (\sqrt{(1 - "
+        r"\bar\alpha_{t-\delta}) \bar\alpha_t} + \sqrt{(1 - \bar\alpha_t) "
+        r"\bar\alpha_{t-\delta}})}\right)",
+        r"\phi(x_t, \epsilon_t, t, t-\delta) = "
+        r"\frac{\sqrt{\bar\alpha_{t-\delta}}}{\sqrt{\bar\alpha_t}} x_t - "
+        r"\frac{\bar\alpha_{t-\delta} - \bar\alpha_t}{\sqrt{\bar\alpha_t} (\sqrt{(1 - "
+        r"\bar\alpha_{t-\delta}) \bar\alpha_t} + \sqrt{(1 - \bar\alpha_t) "
+        r"\bar\alpha_{t-\delta}})} \epsilon_t"],
+        r"A jump of DDIM, written as a change, and the same along any $\epsilon_t$: exact if that "
+        "is the noise in $x_t$.", "papers.pndm.transfer",
+        "the_transfer_part_is_eq_11_as_the_paper_writes_it "
+        "the_transfer_part_is_a_jump_of_ddim_and_exact_if_eps_is_the_noise"),
+    "Eq. 12": E([r"e_t = \epsilon_\theta(x_t, t)",
+        r"e_t' = \frac{1}{24} (55 e_t - 59 e_{t-\delta} + 37 e_{t-2\delta} - 9 e_{t-3\delta})",
+        r"x_{t+\delta} = \phi(x_t, e_t', t, t+\delta)"],
+        r"Four known $\epsilon_\theta$ make a jump of higher order. Time runs back: $\delta < 0$.",
+        "papers.pndm.sample", "the_steps_are_algorithm_2_written_out"),
+    "Eq. 13": E(
+        [r"e_t^1 = \epsilon_\theta(x_t, t), \quad e_t^2 = \epsilon_\theta(\phi(x_t, e_t^1, t, t + "
+        r"\frac{\delta}{2}), t + \frac{\delta}{2})",
+        r"e_t^3 = \epsilon_\theta(\phi(x_t, e_t^2, t, t + \frac{\delta}{2}), t + "
+        r"\frac{\delta}{2}), \quad e_t^4 = \epsilon_\theta(\phi(x_t, e_t^3, t, t + \delta), t + "
+        r"\delta)",
+        r"e_t' = \frac{1}{6} (e_t^1 + 2 e_t^2 + 2 e_t^3 + e_t^4), \quad x_{t+\delta} = \phi(x_t, "
+        r"e_t', t, t+\delta)"],
+        "The first jumps take four evaluations each, since no four are known.",
+        "papers.pndm.sample", "the_steps_are_algorithm_2_written_out"),
+    "Algorithm 2": E([r"$x_T \sim \mathcal{N}(0, I)$", "for $t = T - 1, T - 2, T - 3$ do",
+        "   $x_t, e_t$ of $x_{t+1}$ by Eq. 13", "end for", r"for $t = T - 4, \ldots, 1, 0$ do",
+        "   $x_t, e_t$ of $x_{t+1}$ and all $e$ so far by Eq. 12", "end for", "return $x_0$"],
+        "F-PNDM: second order, where DDIM is of first.", "papers.pndm.sample",
+        "pndm_is_of_second_order_where_ddim_is_of_first"),
+}, "Compared with the authors' code, the numbers with diffusers and Bumblebee; not verified: "
+    "the lines of Algorithm 2, and how the paper counts time.")
+EQUATIONS["Song & Ermon 2019"] = Paper(
+    "Generative Modeling by Estimating Gradients of the Data Distribution",
+    "https://arxiv.org/abs/1907.05600", {
+    "Eq. 1": E(
+        r"\mathbb{E}_{p_{\mathrm{data}}(x)}\left[\mathrm{tr}(\nabla_x s_\theta(x)) + \frac{1}{2} "
+        r"\| s_\theta(x) \|_2^2\right]",
+        r"Hyvarinen's loss: least where $s_\theta$ is the score, which nobody has to know.",
+        "papers.score_matching.hyvarinen",
+        "hyvarinens_has_the_trace_of_the_jacobian_and_takes_d_gradients"),
+    "Eq. 2": E(
+        r"\frac{1}{2} \mathbb{E}_{q_\sigma(\tilde x \mid x) p_{\mathrm{data}}(x)}\left[\| "
+        r"s_\theta(\tilde x) - \nabla_{\tilde x} \log q_\sigma(\tilde x \mid x) \|_2^2\right]",
+        "Vincent's: the score of noisy data, from the noise, with no gradients by x. The paper's "
+        r"$\tilde x$ is x here, its x $x_0$.", "papers.score_matching.denoising",
+        "denoising_and_slices_are_those_of_ncsn"),
+    "Eq. 3": E(
+        r"\mathbb{E}_{p_v} \mathbb{E}_{p_{\mathrm{data}}}\left[v^{\mathrm{T}} \nabla_x "
+        r"s_\theta(x) v + \frac{1}{2} \| s_\theta(x) \|_2^2\right]",
+        "The trace of Eq. 1 by a random direction: one gradient instead of D.",
+        "papers.score_matching.sliced papers.ncsn.sliced_loss",
+        "a_slice_is_v_j_v_and_takes_one_gradient "
+        "papers.ncsn.the_sliced_loss_has_the_trace_of_the_jacobian_and_half_the_squared_norm"),
+    "Eq. 4": E(
+        r"\tilde x_t = \tilde x_{t-1} + \frac{\epsilon}{2} \nabla_x \log p(\tilde x_{t-1}) + "
+        r"\sqrt{\epsilon} z_t", "Langevin dynamics draws from p, given only its score.",
+        "papers.ncsn.annealed_langevin",
+        "a_single_level_settles_at_a_variance_that_is_too_large_by_the_closed_form"),
+    "Eq. 5, 6": E(
+        [r"\ell(\theta; \sigma) = \frac{1}{2} \mathbb{E}_{p_{\mathrm{data}}(x)} "
+        r"\mathbb{E}_{\tilde x \sim \mathcal{N}(x, \sigma^2 I)}\left[\| s_\theta(\tilde x, "
+        r"\sigma) + \frac{\tilde x - x}{\sigma^2} \|_2^2\right]",
+        r"\mathcal{L}(\theta; \{\sigma_i\}_{i=1}^L) = \frac{1}{L} \sum_{i=1}^L \lambda(\sigma_i) "
+        r"\ell(\theta; \sigma_i)"],
+        r"Eq. 2 for Gaussian noise, and its mean over the levels; with $\lambda(\sigma) = "
+        r"\sigma^2$ each weighs the same, and it is $L_{\mathrm{simple}}$ of a DDPM.",
+        "papers.ncsn.dsm_loss",
+        "with_lambda_sigma_squared_every_level_weighs_the_same "
+        "denoising_score_matching_is_L_simple"),
+    "Algorithm 1": E([r"initialize $\tilde x_0$", r"for $i = 1, \ldots, L$ do",
+        r"   $\alpha_i = \epsilon \cdot \sigma_i^2 / \sigma_L^2$", r"   for $t = 1, \ldots, T$ do",
+        r"      draw $z_t \sim \mathcal{N}(0, I)$",
+        r"      $\tilde x_t = \tilde x_{t-1} + \frac{\alpha_i}{2} s_\theta(\tilde x_{t-1}, "
+        r"\sigma_i) + \sqrt{\alpha_i} z_t$", "   end for", r"   $\tilde x_0 = \tilde x_T$",
+        "end for", r"return $\tilde x_T$"],
+        r"From large noise, where modes are not apart, to small; $\alpha_i$ is a step size.",
+        "papers.ncsn.annealed_langevin",
+        "a_step_is_algorithm_1_and_every_level_has_its_steps_and_step_size"),
+})
+EQUATIONS["Song et al. 2021"] = Paper(
+    "Score-Based Generative Modeling through Stochastic Differential Equations",
+    "https://arxiv.org/abs/2011.13456", {
+    "Eq. 3, 7": E(
+        [r"\theta^* = \arg\min_\theta \sum_{i=1}^N (1 - \alpha_i) "
+        r"\mathbb{E}_{p_{\mathrm{data}}(x)} \mathbb{E}_{p_{\alpha_i}(\tilde x \mid x)}\left[\| "
+        r"s_\theta(\tilde x, i) - \nabla_{\tilde x} \log p_{\alpha_i}(\tilde x \mid x) "
+        r"\|_2^2\right]",
+        r"\theta^* = \arg\min_\theta \mathbb{E}_t\left\{\lambda(t) \mathbb{E}_{x(0)} "
+        r"\mathbb{E}_{x(t) \mid x(0)}\left[\| s_\theta(x(t), t) - \nabla_{x(t)} \log p_{0t}(x(t) "
+        r"\mid x(0)) \|_2^2\right]\right\}"],
+        r"$L_{\mathrm{simple}}$ as score matching, and for every t, with $\lambda(t) = 1 - "
+        r"\bar\alpha_t$. The paper's $\alpha_i$ is our $\bar\alpha_t$, its t our t / T.",
+        "papers.score_sde.VPSDE.score", "L_simple_is_eq_7_with_lambda_1_minus_alpha_bar"),
+    "Eq. 5": E("dx = f(x, t) dt + g(t) dw", "Any diffusion: a drift, and Brownian motion w.",
+        "papers.score_sde.VPSDE", "drift_and_diffusion_are_those_of_eq_9_11_and_12"),
+    "Eq. 6": E(r"dx = [f(x, t) - g(t)^2 \nabla_x \log p_t(x)] dt + g(t) d\bar w",
+        "The same process backwards in time; it takes the score, and nothing else.",
+        "papers.score_sde.euler_maruyama papers.processes.drift",
+        "euler_maruyama_at_whole_times_takes_the_steps_of_eq_6_with_the_beta_of_the_chain "
+        "papers.processes.from_one_x_T_the_sde_ends_as_bayes_rule_says"),
+    "Eq. 8, 9": E([r"x_i = x_{i-1} + \sqrt{\sigma_i^2 - \sigma_{i-1}^2} z_{i-1}",
+        r"dx = \sqrt{\frac{d[\sigma^2(t)]}{dt}} dw"],
+        "The chain of NCSN, where noise is added and nothing shrinks, and its limit: the VE SDE.",
+        "papers.score_sde.VESDE", "of_the_ve_sde_the_steps_are_those_of_eq_8_backwards"),
+    "Eq. 10, 11": E([r"x_i = \sqrt{1 - \beta_i} x_{i-1} + \sqrt{\beta_i} z_{i-1}",
+        r"dx = -\frac{1}{2} \beta(t) x \, dt + \sqrt{\beta(t)} dw"],
+        r"The chain of DDPM and its limit, the VP SDE; on the clock $-\log \bar\alpha_t$ without "
+        r"$\beta$.", "papers.score_sde.VPSDE papers.processes.drift",
+        "drift_and_diffusion_are_those_of_eq_9_11_and_12 "
+        "papers.processes.the_steps_of_eq_2_are_joined_to_eq_4_and_are_those_of_the_sde"),
+    "Eq. 12": E(
+        r"dx = -\frac{1}{2} \beta(t) x \, dt + \sqrt{\beta(t) (1 - e^{-2 \int_0^t \beta(s) ds})} "
+        "dw", "Less noise at every t: the sub-VP SDE.", "papers.score_sde.SubVPSDE",
+        "drift_and_diffusion_are_those_of_eq_9_11_and_12"),
+    "Eq. 13": E(r"dx = \left[f(x, t) - \frac{1}{2} g(t)^2 \nabla_x \log p_t(x)\right] dt",
+        "Without noise, and with the same density at every t: the probability flow ODE.",
+        "papers.score_sde.VPSDE.flow papers.score_sde.heun papers.score_sde.adaptive "
+        "papers.processes.drift",
+        "the_flow_moves_the_density_as_the_fokker_planck_equation_says "
+        "papers.processes.the_ode_keeps_quantiles_and_order_and_its_error_is_of_first_order"),
+    "Eq. 29": E(
+        [r"VE: $p_{0t}(x(t) \mid x(0)) = \mathcal{N}(x(t); x(0), [\sigma^2(t) - \sigma^2(0)] I)$",
+        r"VP: $\mathcal{N}(x(t); x(0) e^{-\frac{1}{2} \int_0^t \beta(s) ds}, I - I e^{-\int_0^t "
+        r"\beta(s) ds})$",
+        r"sub-VP: $\mathcal{N}(x(t); x(0) e^{-\frac{1}{2} \int_0^t \beta(s) ds}, [1 - "
+        r"e^{-\int_0^t \beta(s) ds}]^2 I)$"],
+        "What each makes of an image: one Brownian motion in three scales.",
+        "papers.score_sde.VPSDE.k", "k_makes_the_kernels_of_eq_29_of_the_kernel_of_the_chain"),
+    "Eq. 35": E(
+        r"\frac{\partial p_t(x)}{\partial t} = -\sum_i \frac{\partial}{\partial x_i} [f_i(x, t) "
+        r"p_t(x)] + \frac{1}{2} \sum_{i,j} \frac{\partial^2}{\partial x_i \partial "
+        r"x_j}\left[\sum_k G_{ik}(x, t) G_{jk}(x, t) p_t(x)\right]",
+        "Fokker & Planck's equation, of the density of Eq. 5 with a matrix G for g.",
+        "papers.processes.fokker_planck",
+        "each_drift_moves_the_density_as_its_fokker_planck_equation_says"),
+    "Eq. 38 to 40": E([r"dx = \tilde f_\theta(x, t) dt",
+        r"\tilde f_\theta(x, t) = f(x, t) - \frac{1}{2} \nabla \cdot [G(x, t) G(x, "
+        r"t)^{\mathrm{T}}] - \frac{1}{2} G(x, t) G(x, t)^{\mathrm{T}} s_\theta(x, t)",
+        r"\log p_0(x(0)) = \log p_T(x(T)) + \int_0^T \nabla \cdot \tilde f_\theta(x(t), t) dt",
+        r"\nabla \cdot \tilde f_\theta(x, t) = "
+        r"\mathbb{E}_{p(\epsilon)}\left[\epsilon^{\mathrm{T}} \nabla \tilde f_\theta(x, t) "
+        r"\epsilon\right]"],
+        "How likely an image is: how the ODE of the network's score squeezes and stretches, found "
+        r"by random directions, $\epsilon$ here and v in the code.",
+        "papers.score_sde.log_likelihood",
+        "on_gaussian_data_the_likelihood_of_every_sde_is_the_closed_form "
+        "hutchinsons_estimate_is_unbiased_and_its_probe_is_drawn_once_for_all_t"),
+    "Eq. 46": E(
+        r"x_i = x_{i+1} - f_{i+1}(x_{i+1}) + G_{i+1} G_{i+1}^{\mathrm{T}} s_\theta(x_{i+1}, i + "
+        "1) + G_{i+1} z_{i+1}", "Eq. 6 in steps of the chain: the predictor.",
+        "papers.score_sde.predictor_corrector",
+        "predictor_and_corrector_at_whole_times_are_those_of_algorithms_3_and_5"),
+    "Algorithms 1, 3 and 5": E([r"$x_N \sim \mathcal{N}(0, I)$", r"for $i = N - 1, \ldots, 0$ do",
+        r"   $x_i = (2 - \sqrt{1 - \beta_{i+1}}) x_{i+1} + \beta_{i+1} s_\theta(x_{i+1}, i + 1) + "
+        r"\sqrt{\beta_{i+1}} z$", r"   for $j = 1, \ldots, M$ do",
+        r"      $g = s_\theta(x_i, i), \quad \epsilon = 2 \alpha_i (r \| z \|_2 / \| g \|_2)^2$",
+        r"      $x_i = x_i + \epsilon g + \sqrt{2 \epsilon} z$", "return $x_0$"],
+        "A step back, then M of Langevin dynamics at its time, here 1; each z is drawn anew.",
+        "papers.score_sde.predictor_corrector",
+        "predictor_and_corrector_at_whole_times_are_those_of_algorithms_3_and_5"),
+})
+EQUATIONS["Tancik et al. 2020"] = Paper(
+    "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains",
+    "https://arxiv.org/abs/2006.10739", {
+    "Eq. 5": E(
+        r"\gamma(v) = [a_1 \cos(2 \pi b_1^{\mathrm{T}} v), a_1 \sin(2 \pi b_1^{\mathrm{T}} v), "
+        r"\ldots, a_m \cos(2 \pi b_m^{\mathrm{T}} v), a_m \sin(2 \pi b_m^{\mathrm{T}} "
+        r"v)]^{\mathrm{T}}",
+        "A number as waves of random frequencies; here all $a_j = 1$, and the cosines come first.",
+        "papers.time_features.FourierFeatures", "the_features_are_cosines_and_sines_of_2_pi_b_v"),
+    "Eq. 6, 7": E(
+        [r"k_\gamma(v_1, v_2) = \gamma(v_1)^{\mathrm{T}} \gamma(v_2) = \sum_{j=1}^m a_j^2 \cos(2 "
+        r"\pi b_j^{\mathrm{T}} (v_1 - v_2)) = h_\gamma(v_1 - v_2)",
+        r"h_\gamma(v_\Delta) = \sum_{j=1}^m a_j^2 \cos(2 \pi b_j^{\mathrm{T}} v_\Delta)"],
+        "How alike two numbers look: it depends on their difference.",
+        "papers.time_features.FourierFeatures",
+        "their_product_is_a_gaussian_of_the_difference_in_the_mean_over_the_frequencies"),
+})
+EQUATIONS["Dhariwal & Nichol 2021"] = Paper(
+    "Diffusion Models Beat GANs on Image Synthesis", "https://arxiv.org/abs/2105.05233", {
+    "Algorithm 1": E([r"$x_T \sim \mathcal{N}(0, I)$", r"for $t = T, \ldots, 1$ do",
+        r"   $\mu, \Sigma = \mu_\theta(x_t), \Sigma_\theta(x_t)$",
+        r"   $x_{t-1} \sim \mathcal{N}(\mu + s \Sigma \nabla_{x_t} \log p_\phi(y \mid x_t), "
+        r"\Sigma)$", "end for", "return $x_0$"],
+        "Each step is shifted to where a classifier of noisy images sees more of class y.",
+        "papers.classifier_guidance.step papers.classifier_guidance.sample",
+        "a_step_is_p_sample_with_its_mean_shifted_by_s_sigma_squared_times_the_gradient"),
+    "Algorithm 2": E([r"$x_T \sim \mathcal{N}(0, I)$", r"for $t = T, \ldots, 1$ do",
+        r"   $\hat\epsilon = \epsilon_\theta(x_t) - \sqrt{1 - \bar\alpha_t} \nabla_{x_t} \log "
+        r"p_\phi(y \mid x_t)$",
+        r"   $x_{t-1} = \sqrt{\bar\alpha_{t-1}} \left(\frac{x_t - \sqrt{1 - \bar\alpha_t} "
+        r"\hat\epsilon}{\sqrt{\bar\alpha_t}}\right) + \sqrt{1 - \bar\alpha_{t-1}} \hat\epsilon$",
+        "end for", "return $x_0$"],
+        r"The same as another score, for DDIM; the listing forgets s, a factor of $\nabla$.",
+        "papers.classifier_guidance.guided",
+        "with_any_scale_it_is_the_score_of_p_x_t_times_p_y_given_x_t_to_the_s"),
+})
+EQUATIONS["Ho & Salimans 2022"] = Paper(
+    "Classifier-Free Diffusion Guidance", "https://arxiv.org/abs/2207.12598", {
+    "Eq. 6": E(
+        r"\tilde\epsilon_\theta(z_\lambda, c) = (1 + w) \epsilon_\theta(z_\lambda, c) - w "
+        r"\epsilon_\theta(z_\lambda)",
+        r"Away from what the network says without a label. Their $z_\lambda$ is $x_t$, and c the "
+        "label y.", "papers.classifier_free_guidance.guided",
+        "the_guided_score_is_that_of_the_density_times_the_classifier_to_the_1_plus_w"),
+    "Algorithm 1": E(["repeat", r"   $(x, c) \sim p(x, c)$",
+        r"   $c = \varnothing$ with probability $p_{\mathrm{uncond}}$",
+        r"   $\lambda \sim p(\lambda)$", r"   $\epsilon \sim \mathcal{N}(0, I)$",
+        r"   $z_\lambda = \alpha_\lambda x + \sigma_\lambda \epsilon$",
+        r"   take a gradient step on $\nabla_\theta \| \epsilon_\theta(z_\lambda, c) - \epsilon "
+        r"\|^2$", "until converged"],
+        r"Training of both networks in one; our t is drawn where their $\lambda$ is.",
+        "papers.classifier_free_guidance.joint_loss papers.classifier_free_guidance.drop_labels",
+        "the_loss_is_L_simple_with_each_images_own_label_or_none "
+        "labels_are_dropped_one_by_one_with_the_probability_asked_for"),
+    "Algorithm 2": E([r"$z_1 \sim \mathcal{N}(0, I)$", r"for $t = 1, \ldots, T$ do",
+        r"   $\tilde\epsilon_t = (1 + w) \epsilon_\theta(z_t, c) - w \epsilon_\theta(z_t)$",
+        r"   $\tilde x_t = (z_t - \sigma_{\lambda_t} \tilde\epsilon_t) / \alpha_{\lambda_t}$",
+        r"   $z_{t+1} \sim \mathcal{N}(\tilde\mu_{\lambda_{t+1} \mid \lambda_t}(z_t, \tilde x_t), "
+        r"(\tilde\sigma^2_{\lambda_{t+1} \mid \lambda_t})^{1-v} (\sigma^2_{\lambda_t \mid "
+        r"\lambda_{t+1}})^v)$ if $t < T$, else $\tilde x_t$", "end for", "return $z_{T+1}$"],
+        "Sampling with it. Their t runs towards the image; our sampler is Algorithm 2 of Ho et al.",
+        "papers.classifier_free_guidance.guided",
+        "samples_guided_by_w_0_have_the_mean_and_deviation_of_their_class"),
+}, "Formulas compared with the paper's text; the number 6 by counting.")
+EQUATIONS["Lugmayr et al. 2022"] = Paper(
+    "RePaint: Inpainting using Denoising Diffusion Probabilistic Models",
+    "https://arxiv.org/abs/2201.09865", {
+    "Eq. 8": E(
+        [r"x_{t-1}^{\mathrm{known}} \sim \mathcal{N}(\sqrt{\bar\alpha_t} x_0, (1 - \bar\alpha_t) "
+        "I)",
+        r"x_{t-1}^{\mathrm{unknown}} \sim \mathcal{N}(\mu_\theta(x_t, t), \Sigma_\theta(x_t, t))",
+        r"x_{t-1} = m \odot x_{t-1}^{\mathrm{known}} + (1 - m) \odot x_{t-1}^{\mathrm{unknown}}"],
+        "Known pixels are noised, hidden ones drawn. Here, as in the authors' code, the first "
+        r"line has $\bar\alpha_{t-1}$.", "papers.repaint.inpaint",
+        "the_model_sees_known_pixels_with_the_noise_of_the_time_it_is_told"),
+    "Algorithm 1": E([r"$x_T \sim \mathcal{N}(0, I)$", r"for $t = T, \ldots, 1$ do",
+        r"   for $u = 1, \ldots, U$ do",
+        r"      $\epsilon \sim \mathcal{N}(0, I)$ if $t > 1$, else $\epsilon = 0$",
+        r"      $x_{t-1}^{\mathrm{known}} = \sqrt{\bar\alpha_t} x_0 + (1 - \bar\alpha_t) \epsilon$",
+        r"      $z \sim \mathcal{N}(0, I)$ if $t > 1$, else $z = 0$",
+        r"      $x_{t-1}^{\mathrm{unknown}} = \frac{1}{\sqrt{\alpha_t}} \left(x_t - "
+        r"\frac{\beta_t}{\sqrt{1 - \bar\alpha_t}} \epsilon_\theta(x_t, t)\right) + \sigma_t z$",
+        r"      $x_{t-1} = m \odot x_{t-1}^{\mathrm{known}} + (1 - m) \odot "
+        r"x_{t-1}^{\mathrm{unknown}}$", "      if $u < U$ and $t > 1$ then",
+        r"         $x_t \sim \mathcal{N}(\sqrt{1 - \beta_{t-1}} x_{t-1}, \beta_{t-1} I)$",
+        "      end if", "   end for", "end for", "return $x_0$"],
+        r"Noise is added again, so that what is hidden can follow what is known; with $\beta_t$, "
+        "as in sec. 4.2, and jumps of j steps. Line 5 has no root, but Eq. 8 has.",
+        "papers.repaint.inpaint papers.repaint.schedule",
+        "with_jumps_of_one_step_the_schedule_is_the_two_loops_of_algorithm_1 "
+        "one_pass_misses_the_conditional_and_resampling_brings_it_nearer"),
+})
+EQUATIONS["Meng et al. 2021"] = Paper(
+    "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations",
+    "https://arxiv.org/abs/2108.01073", {
+    "Algorithm 4": E([r"$x = \sqrt{\alpha(t_0)} x^{(g)} + \sqrt{1 - \alpha(t_0)} z$",
+        r"for $n = N, \ldots, 1$ do", "   $t = t_0 n / N$",
+        r"   $x = \frac{1}{\sqrt{1 - \beta(t) \Delta t}} (x + \beta(t) \Delta t \, s_\theta(x, "
+        r"t)) + \sqrt{\beta(t) \Delta t} z$", "return $x$"],
+        r"A drawing $x^{(g)}$ is noised until it might be a picture, and denoised. Their $\alpha$ "
+        r"is our $\bar\alpha$.", "papers.sdedit.edit",
+        "on_gaussian_data_an_edit_has_the_mean_and_variance_of_the_exact_recursion"),
+}, "Compared with the authors' code; its number with others' lists; not the listing.")
+EQUATIONS["Chung et al. 2023"] = Paper(
+    "Diffusion Posterior Sampling for General Noisy Inverse Problems",
+    "https://arxiv.org/abs/2209.14687", {
+    "Eq. 10, 11": E(
+        [r"\hat x_0 \simeq \frac{1}{\sqrt{\bar\alpha(t)}} (x_t + (1 - \bar\alpha(t)) "
+        r"s_\theta(x_t, t))",
+        r"p(y \mid x_t) \simeq p(y \mid \hat x_0), \quad \hat x_0 = \mathbb{E}[x_0 \mid x_t]"],
+        "The mean of $x_0$ given $x_t$, by the network; and the one approximation, which takes it "
+        "for $x_0$.", "papers.dps.guide",
+        "on_correlated_pixels_the_gradient_is_that_of_the_closed_form"),
+    "Eq. 16": E(
+        r"\nabla_{x_t} \log p_t(x_t \mid y) \simeq s_\theta(x_t, t) - \rho \nabla_{x_t} \| y - "
+        r"\mathcal{A}(\hat x_0) \|_2^2",
+        "The score of the posterior: towards the data, and towards the measurement.",
+        "papers.dps.sample", "a_sample_is_algorithm_1_written_out"),
+    "Algorithm 1": E([r"$x_N \sim \mathcal{N}(0, I)$", r"for $i = N - 1, \ldots, 0$ do",
+        r"   $\hat s = s_\theta(x_i, i)$",
+        r"   $\hat x_0 = \frac{1}{\sqrt{\bar\alpha_i}} (x_i + (1 - \bar\alpha_i) \hat s)$",
+        r"   $z \sim \mathcal{N}(0, I)$",
+        r"   $x_{i-1}' = \frac{\sqrt{\alpha_i} (1 - \bar\alpha_{i-1})}{1 - \bar\alpha_i} x_i + "
+        r"\frac{\sqrt{\bar\alpha_{i-1}} \beta_i}{1 - \bar\alpha_i} \hat x_0 + \tilde\sigma_i z$",
+        r"   $x_{i-1} = x_{i-1}' - \zeta_i \nabla_{x_i} \| y - \mathcal{A}(\hat x_0) \|_2^2$",
+        "end for", r"return $\hat x_0$"],
+        "Algorithm 2 of Ho et al., and after each step one along the gradient.",
+        "papers.dps.sample", "a_sample_is_algorithm_1_written_out"),
+})
+EQUATIONS["Saharia et al. 2021"] = Paper(
+    "Image Super-Resolution via Iterative Refinement", "https://arxiv.org/abs/2104.07636", {
+    "Eq. 6": E(
+        r"\mathbb{E}_{(x, y)} \mathbb{E}_{\epsilon, \gamma} \| f_\theta(x, \sqrt{\gamma} y_0 + "
+        r"\sqrt{1 - \gamma} \epsilon, \gamma) - \epsilon \|_p^p",
+        r"$L_{\mathrm{simple}}$ of a network that also sees the small image, their x. Their $y_0$ "
+        r"is $x_0$, and $\gamma$ is $\bar\alpha_t$.", "papers.super_resolution.conditional_loss",
+        "every_image_is_trained_with_its_own_low_at_its_own_time"),
+    "Algorithm 1": E(["repeat", r"   $(x, y_0) \sim p(x, y)$", r"   $\gamma \sim p(\gamma)$",
+        r"   $\epsilon \sim \mathcal{N}(0, I)$",
+        r"   take a gradient descent step on $\nabla_\theta \| f_\theta(x, \sqrt{\gamma} y_0 + "
+        r"\sqrt{1 - \gamma} \epsilon, \gamma) - \epsilon \|_p^p$", "until converged"],
+        "Training; p = 2 here.", "papers.super_resolution.conditional_loss",
+        "what_is_trained_is_the_conditional_loss"),
+    "Algorithm 2": E([r"$y_T \sim \mathcal{N}(0, I)$", r"for $t = T, \ldots, 1$ do",
+        r"   $z \sim \mathcal{N}(0, I)$ if $t > 1$, else $z = 0$",
+        r"   $y_{t-1} = \frac{1}{\sqrt{\alpha_t}} \left(y_t - \frac{1 - \alpha_t}{\sqrt{1 - "
+        r"\gamma_t}} f_\theta(x, y_t, \gamma_t)\right) + \sqrt{1 - \alpha_t} z$", "end for",
+        "return $y_0$"], "Sampling: that of Ho et al., of images with this small one.",
+        "papers.super_resolution.sample",
+        "with_a_perfect_network_the_samples_have_the_exact_posterior"),
+}, "Formulas compared with the paper's text; the number 6 by counting.")
+EQUATIONS["Rombach et al. 2022"] = Paper(
+    "High-Resolution Image Synthesis with Latent Diffusion Models",
+    "https://arxiv.org/abs/2112.10752", {
+    "Eq. 2": E(
+        r"L_{LDM} = \mathbb{E}_{\mathcal{E}(x), \epsilon \sim \mathcal{N}(0, 1), t}\left[\| "
+        r"\epsilon - \epsilon_\theta(z_t, t) \|_2^2\right]",
+        r"$L_{\mathrm{simple}}$ of what the encoder $\mathcal{E}$ makes of images.",
+        "papers.latent_diffusion.LatentDiffusion.loss",
+        "the_loss_in_the_latents_is_l_simple_of_the_scaled_latents"),
+})
+EQUATIONS["Poole et al. 2022"] = Paper(
+    "DreamFusion: Text-to-3D using 2D Diffusion", "https://arxiv.org/abs/2209.14988", {
+    "Eq. 1, 2": E(
+        [r"L_{\mathrm{Diff}}(\phi, x) = \mathbb{E}_{t, \epsilon}\left[w(t) \| "
+        r"\epsilon_\phi(\alpha_t x + \sigma_t \epsilon; t) - \epsilon \|_2^2\right]",
+        r"\nabla_\theta L_{\mathrm{Diff}}(\phi, x = g(\theta)) = \mathbb{E}_{t, "
+        r"\epsilon}\left[w(t) (\hat\epsilon_\phi(z_t; y, t) - \epsilon) \frac{\partial "
+        r"\hat\epsilon_\phi(z_t; y, t)}{\partial z_t} \frac{\partial x}{\partial \theta}\right]"],
+        "What trained the network; its gradient by a picture goes through the network, at a cost. "
+        r"Their $\alpha_t$ is $\sqrt{\bar\alpha_t}$ here, $\sigma_t$ is $\sqrt{1 - \bar\alpha_t}$.",
+        "papers.score_distillation.direction", "no_gradient_goes_through_the_network"),
+    "Eq. 3": E(
+        r"\nabla_\theta L_{\mathrm{SDS}}(\phi, x = g(\theta)) = \mathbb{E}_{t, "
+        r"\epsilon}\left[w(t) (\hat\epsilon_\phi(z_t; y, t) - \epsilon) \frac{\partial "
+        r"x}{\partial \theta}\right]", "Left out, what remains says how a picture should change.",
+        "papers.score_distillation.direction",
+        "on_gaussian_data_the_mean_of_eq_3_is_the_closed_form"),
+    "Eq. 4": E(
+        r"\nabla_\theta L_{\mathrm{SDS}}(\phi, x = g(\theta)) = \nabla_\theta "
+        r"\mathbb{E}_t\left[\frac{\sigma_t}{\alpha_t} w(t) D_{\mathrm{KL}}(q(z_t \mid g(\theta); "
+        r"y, t) \,\|\, p_\phi(z_t; y, t))\right]",
+        "It is the gradient of a function: descent ends in its minima, and draws nothing.",
+        "papers.score_distillation.loss",
+        "eq_3_is_the_gradient_of_eq_4_on_a_mixture eq_4_of_one_gaussian_is_its_kl"),
+}, "Order and numbers compared with the paper's text, formulas with those who quote them.")
