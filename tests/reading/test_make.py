@@ -105,7 +105,10 @@ def test_the_code_is_the_source_whole_with_its_line_numbers_and_functions_in_ord
         for inner in [node, *inside]:
             if isinstance(inner, (ast.FunctionDef, ast.ClassDef)):
                 name = f"{module}.{node.name}" + f".{inner.name}" * (inner is not node)
-                assert f" {inner.name}" in text_of(sections()[name])
+                shown = text_of(sections()[name])
+                assert f" {inner.name}" in shown
+                if isinstance(inner, ast.FunctionDef):
+                    assert "\n".join(lines[inner.lineno - 1:inner.end_lineno]) in shown
 
 
 def test_every_file_of_papers_is_there():
