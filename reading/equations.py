@@ -642,6 +642,11 @@ EQUATIONS["Rombach et al. 2022"] = Paper(
         r"$L_{\mathrm{simple}}$ of what the encoder $\mathcal{E}$ makes of images.",
         "papers.latent_diffusion.LatentDiffusion.loss",
         "the_loss_in_the_latents_is_l_simple_of_the_scaled_latents"),
+    "Eq. 3": E(r"L_{LDM} = \mathbb{E}_{\mathcal{E}(x), y, \epsilon \sim \mathcal{N}(0, 1), "
+        r"t}\left[\| \epsilon - \epsilon_\theta(z_t, t, \tau_\theta(y)) \|_2^2\right]", "The same "
+        r"of a network that is told y, a caption here, by a transformer $\tau_\theta$; both learn.",
+        "papers.stable_diffusion.loss",
+        "the_loss_is_that_of_the_latents_with_each_ones_own_caption_or_none"),
 })
 EQUATIONS["Poole et al. 2022"] = Paper(
     "DreamFusion: Text-to-3D using 2D Diffusion", "https://arxiv.org/abs/2209.14988", {
@@ -668,3 +673,75 @@ EQUATIONS["Poole et al. 2022"] = Paper(
         "papers.score_distillation.loss",
         "eq_3_is_the_gradient_of_eq_4_on_a_mixture eq_4_of_one_gaussian_is_its_kl"),
 }, "Order and numbers compared with the paper's text, formulas with those who quote them.")
+EQUATIONS["van den Oord et al. 2018"] = Paper(
+    "Representation Learning with Contrastive Predictive Coding",
+    "https://arxiv.org/abs/1807.03748", {
+    "Eq. 4": E([r"L_N = -\mathbb{E}_X\left[\log \frac{f_k(x_{t+k}, c_t)}{\sum_{x_j \in X} f_k(x_j, "
+        r"c_t)}\right]", r"f_k(x_{t+k}, c_t) \propto \frac{p(x_{t+k} \mid c_t)}{p(x_{t+k})}"],
+        "Which x of the batch X belongs to c? $f_k$ is exp(f . g) here, of a picture and a "
+        "caption, and each of the two is asked for. Eq. 2 is the best answer.",
+        "papers.clip.info_nce", "the_loss_is_the_mean_of_both_questions_written_out "
+        "the_optimum_on_a_table_is_the_log_ratio_but_for_one_constant"),
+}, "Compared with those who quote both equations with their numbers.")
+EQUATIONS["Chen et al. 2022"] = Paper(
+    "Analog Bits: Generating Discrete Data using Diffusion Models with Self-Conditioning",
+    "https://arxiv.org/abs/2208.04202", {
+    "Algorithm 1": E(["repeat", "   $x_0$ is data, written as bits of $-1$ and $1$",
+        r"   $t \sim \mathrm{Uniform}(0, 1)$, $\epsilon \sim \mathcal{N}(0, I)$",
+        r"   $x_t = \sqrt{\gamma(t)} x_0 + \sqrt{1 - \gamma(t)} \epsilon$", r"   $\tilde x_0 = 0$; "
+        r"half of the time $\tilde x_0 = f(x_t, 0, t)$, with no gradient through it",
+        r"   take a gradient descent step on $\nabla \| f(x_t, \tilde x_0, t) - x_0 \|^2$",
+        "until converged"], "Training, on bits as if they were pixels, of a network that sees its "
+        r"own last estimate. $\gamma(t)$ is $\bar\alpha_t$ here.", "papers.bits.bit_loss",
+        "training_shows_half_of_the_batch_an_estimate_with_no_gradient_through_it"),
+    "Algorithm 2": E([r"$x_1 \sim \mathcal{N}(0, I)$, $\tilde x_0 = 0$", "for each step, from $t$ "
+        "to $s < t$ do", r"   $\tilde x_0 = f(x_t, \tilde x_0, t)$", "   $x_s$ is what DDIM, or "
+        r"DDPM, makes of $x_t$ and $\tilde x_0$", "end for", "return the bits: whether $x_0 > 0$"],
+        "Sampling, here by DDIM, which ends in the signs of what was drawn.",
+        "papers.bits.generate", "generate_walks_by_ddim_and_tells_f_its_last_estimate"),
+}, "Compared with the paper's text, which has the listings as pictures: they were not seen.")
+EQUATIONS["Okhotin et al. 2023"] = Paper(
+    "Star-Shaped Denoising Diffusion Probabilistic Models", "https://arxiv.org/abs/2302.05259", {
+    "Eq. 11": E(r"L^{ss}(\theta) = \mathbb{E}_{q^{ss}}\left[\log p_\theta(x_0 \mid x_{1:T}) - "
+        r"\sum_{t=2}^T D_{\mathrm{KL}}(q^{ss}(x_{t-1} \mid x_0) \,\|\, p_\theta^{ss}(x_{t-1} \mid "
+        r"x_{t:T}))\right]", "The bound: each $x_t$ is drawn from $x_0$ alone, so the way back "
+        "has to ask all that come after.", "papers.star_shaped.Star.x_theta",
+        "x_theta_is_where_the_divergence_of_eq_11_is_least"),
+    "Theorem 1": E([r"q^{ss}(x_t \mid x_0) = h_t(x_t) \exp\left(\eta_t(x_0)^T \mathcal{T}(x_t) - "
+        r"\Omega_t(x_0)\right)", r"\eta_t(x_0) = A_t f(x_0) + b_t", r"G_t = \mathcal{G}_t(x_{t:T}) "
+        r"= \sum_{s=t}^T A_s^T \mathcal{T}(x_s)", r"q^{ss}(x_{t-1} \mid x_{t:T}) = q^{ss}(x_{t-1} "
+        r"\mid G_t)"], r"Eq. 13 to 16: of an exponential family one sum has all that $x_t, \ldots, "
+        "x_T$ know of $x_0$. $A_t$ is a number $a_t$ here.", "papers.star_shaped.Star.posterior",
+        "of_all_from_t_on_the_tail_statistic_says_what_bayes_rule_does "
+        "each_noise_is_an_exponential_family_with_f_of_x_0_times_a"),
+    "Eq. 17, 18": E(r"q(x_t \mid x_0) = \mathrm{Beta}(x_t; \alpha_t, \beta_t), \quad \alpha_t = 1 "
+        r"+ \nu_t x_0, \quad \beta_t = 1 + \nu_t (1 - x_0)", "Noise for data in [0, 1]: "
+        r"$\mathcal{T}(x_t) = \log \frac{x_t}{1 - x_t}$, and $\nu_t$ is $a_t$.",
+        "papers.star_shaped.Beta", "each_noise_is_an_exponential_family_with_f_of_x_0_times_a"),
+    "Eq. 19, 20": E([r"p_\theta^{ss}(x_{t-1} \mid x_{t:T}) \approx \int q^{ss}(x_{t-1} \mid x_0) "
+        r"q^{ss}(x_0 \mid x_{t:T}) \, d x_0", r"p_\theta^{ss}(x_{t-1} \mid x_{t:T}) = "
+        r"q^{ss}(x_{t-1} \mid x_0), \quad x_0 = x_\theta(\mathcal{G}_t(x_{t:T}), t)"],
+        "The right step back, and the model's, which takes a point in the place of a distribution "
+        "of $x_0$.", "papers.star_shaped.Star.walk",
+        "nothing_is_lost_where_x_0_is_drawn_and_much_where_it_is_a_point_and_the_tail_is_not_seen"),
+    "Algorithm 2": E([r"$x_T \sim q^{ss}(x_T)$", r"$G_T = A_T^T \mathcal{T}(x_T)$",
+        r"for $t = T, \ldots, 2$ do", r"   $\tilde x_0 = x_\theta(G_t, t)$", r"   $x_{t-1} \sim "
+        r"q^{ss}(x_{t-1} \mid x_0)$ at $x_0 = \tilde x_0$", "   $G_{t-1} = G_t + A_{t-1}^T "
+        r"\mathcal{T}(x_{t-1})$", "end for", r"$x_0 \sim p_\theta^{ss}(x_0 \mid G_1)$"],
+        "Sampling. $x_T$ is drawn here from the mean of the data, of which it knows next to "
+        "nothing.", "papers.star_shaped.Star.walk",
+        "the_way_back_of_gaussians_is_algorithm_2_from_the_same_noise"),
+    "Eq. 21": E(r"G_t = \sum_{s=t}^T A_s^T \mathcal{T}(x_s) = G_{t+1} + A_t^T \mathcal{T}(x_t)",
+        "The sum is a Markov chain, and costs one addition a step.", "papers.star_shaped.Star.walk",
+        "a_walk_adds_up_what_it_draws_and_asks_the_tail_or_x_t_alone"),
+    "Eq. 22": E([r"q^{ss}(x_t \mid x_0) = \mathcal{N}(x_t; \sqrt{\bar\alpha_t^{ss}} x_0, 1 - "
+        r"\bar\alpha_t^{ss})", r"\mathcal{G}_t(x_{t:T}) = \frac{1 - "
+        r"\bar\alpha_t^{DDPM}}{\sqrt{\bar\alpha_t^{DDPM}}} \sum_{s=t}^T "
+        r"\frac{\sqrt{\bar\alpha_s^{ss}} x_s}{1 - \bar\alpha_s^{ss}}",
+        r"\frac{\bar\alpha_t^{ss}}{1 - \bar\alpha_t^{ss}} = \frac{\bar\alpha_t^{DDPM}}{1 - "
+        r"\bar\alpha_t^{DDPM}} - \frac{\bar\alpha_{t+1}^{DDPM}}{1 - \bar\alpha_{t+1}^{DDPM}}"],
+        "With Eq. 23 and 24, Theorem 2: of Gaussians the sum is DDPM's chain, where "
+        r"$\bar\alpha_t^{DDPM}$ is our $\bar\alpha_t$.", "papers.star_shaped.Gaussian",
+        "the_tail_statistics_of_gaussians_are_the_chain_of_ddpm "
+        "each_x_t_tells_what_eq_24_gives_it_and_all_from_t_on_as_much_as_ddpms_x_t"),
+})
