@@ -38,7 +38,7 @@ COMMANDS = {                                         # of each program, but for 
     "latent_diffusion": "",
     "time_features": CORE,
     "score_distillation": "",
-    "shapes": "--n 50",
+    "shapes": "",
     "star_shaped": CORE,
     "other_spaces": CORE,
     "anomaly": f"{CORE} --n 32",
