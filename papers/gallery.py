@@ -44,7 +44,7 @@ COMMANDS = {                                         # of each program, but for 
     "stable_diffusion": "",
     "time_features": CORE,
     "score_distillation": "",
-    "shapes": "--n 50",
+    "shapes": "",
     "star_shaped": CORE,
     "other_spaces": CORE,
     "anomaly": f"{CORE} --n 32",
