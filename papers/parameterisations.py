@@ -110,8 +110,8 @@ def rescale(beta):
 
 
 def walk_back(ddpm, model, x_T, generator=None):
-    """Run Algorithm 2 of Ho et al. 2020 from x_T, in at most 100 steps; return x_0."""
-    chain, eps_theta = respace(ddpm, model, min(100, ddpm.T))
+    """Run Algorithm 2 of Ho et al. 2020 from x_T, in at most 300 steps; return x_0."""
+    chain, eps_theta = respace(ddpm, model, min(300, ddpm.T))
     *_, (_, x_0, _) = chain.reverse_process(eps_theta, x_T, generator=generator)
     return x_0
 
@@ -156,9 +156,9 @@ def draw_grey(n, seed):
         return lambda x_t, t: v_of(whole, grey(whole, x_t, t), t, eps(whole)(x_t, t)) + off
 
     x_T, g = first_noise(seed, (n, 1, SIZE, SIZE), "cpu")
-    true = usual.q_sample(LEVELS[torch.randint(len(LEVELS), (n, 1, 1, 1), generator=g)], 1000, x_T)
+    x_0 = LEVELS[torch.randint(len(LEVELS), (n, 1, 1, 1), generator=g)]
     return {"usual chain": walk_back(usual, eps(usual), x_T, g),
-            "from q(x_T)": walk_back(usual, eps(usual), true, g),
+            "from q(x_T)": walk_back(usual, eps(usual), usual.q_sample(x_0, usual.T, x_T), g),
             "zero, v": zero_terminal(chain, v(), x_T, g),
             f"zero, v + {OFF}": zero_terminal(chain, v(OFF), x_T, g),
             f"zero, eps + {OFF}": walk_back(chain, eps(chain, OFF), x_T, g)}     # from T - 1
