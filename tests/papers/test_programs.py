@@ -16,6 +16,7 @@ PROGRAMS = {
     "classifier_guidance": {"--n": 2},
     "clip": {"--n": 1, "--steps": 1},
     "compare": {"--n": 2},
+    "consistency": {"--n": 2},
     "ddim": {"--n": 1},
     "dpm_solver": {"--n": 2},
     "dps": {"--n": 1, "--steps": 1},
@@ -74,7 +75,7 @@ def test_an_unknown_flag_or_device_or_a_checkpoint_that_is_not_there_ends_in_one
     refused(capsys, ["--stpes", "5"], "--stpes", main=main)
     refused(capsys, ["--device", "abacus"], "abacus", main=main)
     refused(capsys, ["--seed", "-1"], "--seed", "0..", main=main)
-    own = name in ("classifier_free_guidance", "improved_ddpm", "latent_diffusion",
+    own = name in ("classifier_free_guidance", "consistency", "improved_ddpm", "latent_diffusion",
                    "shapes", "stable_diffusion", "super_resolution",
                    "text_to_image")
     # These say how one is made, and a wrong one is a wrong value.
