@@ -18,6 +18,7 @@ PROGRAMS = {
     "dpm_solver": {"--n": 2},
     "dps": {"--n": 1, "--steps": 1},
     "edm": {"--n": 2},
+    "flow_matching": {"--n": 2},
     "improved_ddpm": {"--n": 2},
     "latent_diffusion": {"--n": 1},
     "ncsn": {"--n": 1, "--steps": 1},
@@ -67,8 +68,8 @@ def test_an_unknown_flag_or_device_or_a_checkpoint_that_is_not_there_ends_in_one
     refused(capsys, ["--stpes", "5"], "--stpes", main=main)
     refused(capsys, ["--device", "abacus"], "abacus", main=main)
     refused(capsys, ["--seed", "-1"], "--seed", "0..", main=main)
-    own = name in ("classifier_free_guidance", "improved_ddpm", "latent_diffusion",
-                   "super_resolution")               # which say how one is made: a wrong value
+    own = name in ("classifier_free_guidance", "flow_matching", "improved_ddpm",
+                   "latent_diffusion", "super_resolution")    # which say how one is made
     made = name if own else {"score_distillation": "classifier_free_guidance"}.get(name)
     refused(capsys, ["--checkpoint", none], "none.pt", *([f"papers.{made} train"] if made else []),
             code=2 if made else 1, main=main)
