@@ -401,8 +401,9 @@ EQUATIONS["Salimans & Ho 2022"] = Paper(
     "Sec. 4": E([r"v = \alpha_t \epsilon - \sigma_t x, \quad \hat x = \alpha_t z_t - \sigma_t \hat "
         r"v_\theta(z_t)",
         r"\| \epsilon - \hat\epsilon_\theta(z_t) \|_2^2 = \frac{\alpha_t^2}{\sigma_t^2} \| x - "
-        r"\hat x_\theta(z_t) \|_2^2, \quad \| v_t - \hat v_t \|_2^2 = \left(1 + "
-        r"\frac{\alpha_t^2}{\sigma_t^2}\right) \| x - \hat x_t \|_2^2"],
+        r"\hat x_\theta(z_t) \|_2^2",
+        r"\| v_t - \hat v_t \|_2^2 = \left(1 + \frac{\alpha_t^2}{\sigma_t^2}\right) \| x - "
+        r"\hat x_t \|_2^2"],
         r"A target: the noise where there is none, minus the image where all is noise; and what an "
         r"error of each is in the others. Their x is $x_0$, $z_t$ is $x_t$, $\alpha_t$ is "
         r"$\sqrt{\bar\alpha_t}$, $\sigma_t$ is $\sqrt{1 - \bar\alpha_t}$.",
@@ -617,15 +618,16 @@ EQUATIONS["Karras et al. 2022"] = Paper(
         r"What F should say, which is what D should have said: the image y. Their n is $\sigma$ "
         "times the n of the code.", "papers.edm.loss", "the_loss_is_the_squared_error_of_f"),
     "Table 1": E([r"c_{\mathrm{skip}}(\sigma) = \sigma_{\mathrm{data}}^2 / (\sigma^2 + "
-        r"\sigma_{\mathrm{data}}^2), \quad c_{\mathrm{out}}(\sigma) = \sigma \cdot "
-        r"\sigma_{\mathrm{data}} / \sqrt{\sigma_{\mathrm{data}}^2 + \sigma^2}",
+        r"\sigma_{\mathrm{data}}^2)",
+        r"c_{\mathrm{out}}(\sigma) = \sigma \cdot \sigma_{\mathrm{data}} / "
+        r"\sqrt{\sigma_{\mathrm{data}}^2 + \sigma^2}",
         r"c_{\mathrm{in}}(\sigma) = 1 / \sqrt{\sigma^2 + \sigma_{\mathrm{data}}^2}, \quad "
         r"c_{\mathrm{noise}}(\sigma) = \frac{1}{4} \ln(\sigma)",
         r"\lambda(\sigma) = (\sigma^2 + \sigma_{\mathrm{data}}^2) / (\sigma \cdot "
         r"\sigma_{\mathrm{data}})^2"],
         "So that input and target have variance 1, errors of F count as little as possible in D, "
         r"and every $\sigma$ counts alike (appendix B.6); $\sigma_{\mathrm{data}}$ is the size of "
-        "the data.", "papers.edm.coefficients papers.edm.preconditioned",
+        "the data.", "papers.edm.coefficients",
         "input_and_target_have_variance_1_and_errors_count_as_little_as_possible "
         "f_of_0_is_the_best_guess_of_noise_and_costs_1_at_every_sigma_whatever_the_data"),
     "Table 1, VP": E(r"c_{\mathrm{skip}}(\sigma) = 1, \quad c_{\mathrm{out}}(\sigma) = -\sigma, "
@@ -782,7 +784,7 @@ EQUATIONS["Boys et al. 2023"] = Paper(
     "Tweedie Moment Projected Diffusions for Inverse Problems",
     "https://arxiv.org/abs/2310.06721", {
     "Proposition 1": E(
-        [r"m_{0 \mid t}(x_t) = \frac{x_t + v_t \nabla \log p_t(x_t)}{\sqrt{\alpha_t}}, \quad "
+        [r"m_{0 \mid t}(x_t) = \frac{x_t + v_t \nabla \log p_t(x_t)}{\sqrt{\alpha_t}}",
         r"C_{0 \mid t}(x_t) = \frac{v_t}{\sqrt{\alpha_t}} \nabla m_{0 \mid t}(x_t)"],
         r"Tweedie's formula for the mean of $x_0$ given $x_t$, and its slope, the covariance: "
         r"$V_t$ in the code, in the place of $r_t^2 I$. Their $\alpha_t$ is $\bar\alpha_t$, $v_t$ "
