@@ -43,7 +43,7 @@ ROADS = {
 }
 # Papers that write x_t, alpha-bar_t and so on as Ho et al. do; in the others these would mislead.
 SAME_LETTERS = ("Ho et al. 2020", "Nichol & Dhariwal 2021", "Liu et al. 2022", "Chung et al. 2023",
-                "Dhariwal & Nichol 2021", "Lugmayr et al. 2022")
+                "Dhariwal & Nichol 2021", "Lugmayr et al. 2022", "Lin et al. 2023")
 # A symbol as docstrings write it: alpha_bar_t, beta-tilde_{t-1}, sigma_t^2, x_0_hat, eps_theta
 ASCII = re.compile(r"\b(x|z|alpha|beta|sigma|mu|eps|epsilon)(?:[_-](bar|tilde))?"
                    r"_(\w|theta|\{t-1\})(?:[_-](hat))?(\^2)?(?![\w-]|\{)")

@@ -9,7 +9,8 @@ from matplotlib.textpath import TextToPath
 FONT = FontProperties(size=100, math_fontfamily="cm")          # Computer Modern, as in the papers
 WORDS = {"mid": "|", "|": "||", "leq": "<=", "geq": ">=", "sim": "~", "ldots": "...", "cdot": "*",
          "left": "", "right": "", ",": " ", ";": " ", "quad": " ", "epsilon": "eps",
-         "approx": "~=", "rightarrow": "->", "infty": "infinity", "times": "x", "nabla": "grad"}
+         "approx": "~=", "rightarrow": "->", "infty": "infinity", "times": "x", "nabla": "grad",
+         "leftarrow": "<-", "neq": "!=", "langle": "<", "rangle": ">"}
 
 
 def plain(latex):
@@ -25,7 +26,7 @@ def plain(latex):
         text = re.sub(r"\\sqrt\s*\{([^{}]*)\}", r"sqrt(\1)", text)
         text = re.sub(r"\\math\w+\s*\{([^{}]*)\}", r"\1", text)
         text = re.sub(r"\\hat\s*(x_\w)", r"\1_hat", text)
-        text = re.sub(r"\\(bar|tilde|hat)\s*\{?\s*\\?([a-zA-Z]+)\}?", r"\2_\1", text)
+        text = re.sub(r"\\(bar|tilde|hat|dot)\s*\{?\s*\\?([a-zA-Z]+)\}?", r"\2_\1", text)
         text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
         text = re.sub(r"([_^])\{([^{}]*)\}", r"\1[\2]", text)
     text = re.sub(r"\\([a-zA-Z]+|.)", lambda word: WORDS.get(word[1], word[1]), text)

@@ -84,6 +84,8 @@ def test_every_line_can_be_typeset_and_said():
     (r"t \sim \mathrm{Uniform}(\{1, \ldots, T\})", "t ~ Uniform({1, ..., T})"),
     (r"\nabla_\theta \| \epsilon - \epsilon_\theta(x_t, t) \|^2",
      "grad_theta || eps - eps_theta(x_t, t) ||^2"),
+    (r"\langle z_s, x \rangle \neq -\dot\sigma(t) \sigma(t)",
+     "< z_s, x > != -sigma_dot(t) sigma(t)"),
 ])
 def test_an_equation_is_said_as_docstrings_write_it(latex, said):
     assert plain(latex) == said
