@@ -46,7 +46,7 @@ from schedules import cosine_beta_schedule
 from unet import UNet
 
 SHIPPED, SEEDS, BUDGETS = ASSETS / "consistency.pt", 5, (1, 2, 4)
-SMALLER = {"channels": 24, "channel_mults": (1, 2), "attention_resolutions": (8,)}
+SMALLER = {"channels": 24, "channel_mults": (1, 2), "attention_resolutions": (8,)}   # to a third
 NUMBERS = 4, 8, 16, 32                               # N grows while it is trained
 
 

@@ -293,3 +293,21 @@ def test_the_program_draws_by_all_methods_from_one_noise_and_prints_what_it_draw
 def test_wrong_arguments_end_in_one_line(trained, capsys):
     refused(capsys, ["train", "--steps", "0"], "must be in 1..", main=consistency.main)
     refused(capsys, ["--checkpoint", trained[0]], "consistency train", main=consistency.main)
+
+
+def test_the_shipped_networks_draw_in_one_evaluation_what_ddim_does_not():
+    assert consistency.SHIPPED.stat().st_size < 1.7e6
+    config, networks = training.load_fit(consistency.SHIPPED, "cpu", consistency.network)
+    assert {name: config[name] for name in consistency.SMALLER} == consistency.SMALLER
+    _, ddpm, teacher = core.load(core.SHIPPED)
+    net, end = judge.load_reader(), horizon(ddpm)
+    reference = judge.features(net, data.to_model(data.load("digits", 16, split="test")[0]))
+    x_T, _ = first_noise(7, (64, 1, 16, 16), "cpu")
+
+    def far(x):
+        return judge.frechet(judge.features(net, x.clamp(-1, 1)), reference)
+    by_ddim = ddim.sample(ddpm, teacher, x_T, [end], clip=False)
+    for F in networks.values():
+        x = sample(ddpm, consistent(ddpm, F), x_T, [end])
+        assert far(x) < far(by_ddim) / 2
+        assert judge.read(net, x.clamp(-1, 1))[0].float().mean() > 0.55
