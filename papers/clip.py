@@ -56,7 +56,6 @@ class Clip(nn.Module):
         self.noised = noised
         self.picture, self.text = Classifier(image_channels, D), TextTransformer(D)
         self.project = nn.Linear(D, D)
-        nn.init.normal_(self.picture.out.weight, std=D ** -0.5)  # a vector of 0s has no direction
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())  # theirs begins there
 
     def f(self, x_t, t):

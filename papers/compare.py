@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 import data
 from ddpm import DDPM
-from papers import ddim, improved_ddpm, ncsn, pndm, score_sde
+from papers import ddim, dpm_solver, edm, improved_ddpm, ncsn, pndm, score_sde
 from papers.kit.analytic import ve_sigmas
 from papers.kit.chain import first_noise, horizon, respace, subsequence
 from papers.kit.judge import check_readable, features, frechet, load_reader, read
@@ -64,6 +64,19 @@ def by_pndm(ddpm, model, x_T, budget, generator):
     return pndm.sample(ddpm, model, x_T, pndm.even(end, min(budget - 9, end // 2)))
 
 
+def by_dpm_solver(choose):
+    """Lu et al. 2022, 2M, at the times that choose(ddpm, end, steps) returns."""
+    def sample(ddpm, model, x_T, budget, generator):
+        end = horizon(ddpm)
+        return dpm_solver.sample(ddpm, model, x_T, choose(ddpm, end, min(budget, end)))
+    return sample
+
+
+def by_edm(ddpm, model, x_T, budget, generator):
+    """Karras et al. 2022: Heun's method, two evaluations a step, and one in the last."""
+    return edm.METHODS["Heun, rho = 7"](ddpm, model, x_T, horizon(ddpm), (budget - 1) // 2 * 2 + 1)
+
+
 def by_sde(sampler, each):
     """Song et al. 2021; `each` evaluations a step, and one at the end."""
     def sample(ddpm, model, x_T, budget, generator):
@@ -92,6 +105,9 @@ SAMPLERS = {                                         # name: (sampler, its setti
     "DDIM, clipped": (by_ddim, BUDGETS),
     "DDIM, like PNDM": (by_ddim_like_pndm, BUDGETS),
     "PNDM": (by_pndm, (13, *BUDGETS[1:])),
+    "DPM-Solver++, even in t": (by_dpm_solver(lambda ddpm, *what: subsequence(*what)), BUDGETS),
+    "DPM-Solver++, in lambda": (by_dpm_solver(dpm_solver.even), BUDGETS),
+    "EDM, Heun": (by_edm, BUDGETS),
     "Euler-Maruyama": (by_sde(score_sde.euler_maruyama, 1), BUDGETS),
     "predictor-corrector": (by_sde(score_sde.predictor_corrector, 2), BUDGETS),
     "ODE, Heun": (by_sde(score_sde.heun, 2), BUDGETS),

@@ -195,7 +195,10 @@ def compare(n, seed):
     for r in (1, 10):
         draws[f"replacement, r = {r}"] = inpaint(ddpm, prior, x_0, A.sum(0), r, clip=False,
                                                  generator=generator)
-    measure = lambda x: x @ A.T                                                  # noqa: E731
+
+    def measure(x):
+        return x @ A.T
+
     for zeta in (0.02, 0.1, 1.0):
         draws[f"DPS, zeta = {zeta}"] = sample(ddpm, prior, y, measure, noise(8 * n, 8), zeta, False,
                                               generator)

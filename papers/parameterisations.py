@@ -5,7 +5,7 @@ Salimans & Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Mod
 Weighting Strategy" (arXiv:2303.09556), sec. 3.4; Lin et al. 2023, "Common Diffusion Noise Schedules
 and Sample Steps are Flawed" (arXiv:2305.08891), sec. 3.1 and 3.2, Algorithm 1.
 
-    python -m papers.parameterisations [--checkpoint F] [--n 100]
+    python -m papers.parameterisations [--checkpoint F] [--n 64]
 
 Given x_t and t, each of the four gives the others.  What tells them apart is what an error of one
 costs in the others, and so how its square has to be weighted to be the same loss.  With SNR_t =
@@ -110,8 +110,8 @@ def rescale(beta):
 
 
 def walk_back(ddpm, model, x_T, generator=None):
-    """Run Algorithm 2 of Ho et al. 2020 from x_T, in at most 100 steps; return x_0."""
-    chain, eps_theta = respace(ddpm, model, min(100, ddpm.T))
+    """Run Algorithm 2 of Ho et al. 2020 from x_T, in at most 300 steps; return x_0."""
+    chain, eps_theta = respace(ddpm, model, min(300, ddpm.T))
     *_, (_, x_0, _) = chain.reverse_process(eps_theta, x_T, generator=generator)
     return x_0
 
@@ -156,9 +156,9 @@ def draw_grey(n, seed):
         return lambda x_t, t: v_of(whole, grey(whole, x_t, t), t, eps(whole)(x_t, t)) + off
 
     x_T, g = first_noise(seed, (n, 1, SIZE, SIZE), "cpu")
-    true = usual.q_sample(LEVELS[torch.randint(len(LEVELS), (n, 1, 1, 1), generator=g)], 1000, x_T)
+    x_0 = LEVELS[torch.randint(len(LEVELS), (n, 1, 1, 1), generator=g)]
     return {"usual chain": walk_back(usual, eps(usual), x_T, g),
-            "from q(x_T)": walk_back(usual, eps(usual), true, g),
+            "from q(x_T)": walk_back(usual, eps(usual), usual.q_sample(x_0, usual.T, x_T), g),
             "zero, v": zero_terminal(chain, v(), x_T, g),
             f"zero, v + {OFF}": zero_terminal(chain, v(OFF), x_T, g),
             f"zero, eps + {OFF}": walk_back(chain, eps(chain, OFF), x_T, g)}     # from T - 1
@@ -200,8 +200,7 @@ def run(args):
         for name, each in {
                 **shares(ddpm.cpu().double(), lambda x_t, t: model(x_t.to(device), t.to(device)),
                          x_0, torch.Generator().manual_seed(seed)),
-                **{name: torch.stack([mean.mean(), mean.std()]) for name, mean in means.items()}
-                }.items():
+                **{name: torch.stack([x.mean(), x.std()]) for name, x in means.items()}}.items():
             found.setdefault(name, []).append(each)
     found = {name: torch.stack(each) for name, each in found.items()}        # (seeds, 4 or 2)
     print("of losses the share of each quarter of t; of grey pictures mean and deviation")
@@ -213,7 +212,7 @@ def run(args):
 
 
 def main(argv=None):
-    program(flags(__doc__, "parameterisations.png", 100, least=2,
+    program(flags(__doc__, "parameterisations.png", 64, least=2,
                   help="grey pictures of each kind, for each seed"), run, argv)
 
 

@@ -3,8 +3,8 @@
 Zaheer et al. 2017, "Deep Sets" (arXiv:1703.06114); Lee et al. 2019, "Set Transformer"
 (arXiv:1810.00825); Yang et al. 2019, "PointFlow" (arXiv:1906.12320), for how clouds are compared.
 
-    python -m papers.shapes train [--steps 6500]                         minutes; writes shapes.pt
-    python -m papers.shapes [--checkpoint F] [--n 100]
+    python -m papers.shapes train [--steps 3000]                         minutes; writes shapes.pt
+    python -m papers.shapes [--checkpoint F] [--n 50]
 
 A cloud is a set: (N, 2) numbers, and any order of its rows is the same cloud.  Here its points are
 drawn from the ink of a rendered digit, so that those of one digit are independent of each other,
@@ -40,7 +40,7 @@ from schedules import cosine_beta_schedule
 from unet import timestep_embedding
 
 SHIPPED = ASSETS / "shapes.pt"
-CONFIG = {"image_size": 32, "points": 96, "width": 64, "layers": 4, "heads": 4, "T": 100}
+CONFIG = {"image_size": 32, "points": 96, "width": 64, "layers": 4, "heads": 4, "T": 200}
 SEEDS = 3
 
 
@@ -124,7 +124,7 @@ def network(config):
 
 def run_train(argv):
     parser = arguments(__doc__, "shapes.pt; it is written", record=False)
-    parser.add_argument("--steps", type=integer(1), default=6500, help="(6500)")
+    parser.add_argument("--steps", type=integer(1), default=3000, help="(3000)")
     args = parser.parse_args(argv)
     path, device = args.checkpoint or Path("shapes.pt"), pick_device(args.device)
     if path.suffix != ".pt":
@@ -137,7 +137,7 @@ def run_train(argv):
     def loss(net, x_0, labels):
         return networks["ddpm"].loss(net, clouds(x_0, CONFIG["points"]))
 
-    networks["net"] = fit(networks["net"], loss, x, labels, args.steps, 32)
+    networks["net"] = fit(networks["net"], loss, x, labels, args.steps, 64)
     save_fit(path, CONFIG, args.steps, networks)
     print(f"wrote {path}")
 
@@ -166,7 +166,7 @@ def draw_figure(rows):
 
 
 def main(argv=None):
-    parser = flags(__doc__, "shapes.png", 100, 10, "clouds of each kind", "the one that ships")
+    parser = flags(__doc__, "shapes.png", 50, 10, "clouds of each kind", "the one that ships")
     program(parser, run, argv, run_train)
 
 

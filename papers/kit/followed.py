@@ -48,7 +48,7 @@ def follow(draw, reader, n, seed):
 
 def say(name, values):
     """Print values for digit, style and both, strings, behind a name."""
-    print(f"{name:19}" + "".join(f"{what} {value:17}" for what, value in
+    print(f"{name:22}" + "".join(f"{what} {value:17}" for what, value in
                                  zip(WHAT, values, strict=True)).rstrip(), flush=True)
 
 

@@ -200,8 +200,8 @@ def test_the_program_draws_the_picture_and_prints_the_finding(tmp_path, capsys, 
         assert [float(text) for text in numbers] == pytest.approx(spread, abs=0.06)
     last = re.findall(r"(\S+) \+- (\S+) \(", said.splitlines()[-2])
     assert [tuple(map(float, pair)) for pair in last] == [pytest.approx(
-        (each[:, 2].mean().item(), each[:, 2].std().item()), abs=0.06)
-        for line in list(found.values())[1:] for each in line.values()]
+        (line[9][:, 2].mean().item(), line[9][:, 2].std().item()), abs=0.06)
+        for line in list(found.values())[1:]]
 
 
 def test_a_chain_that_is_too_short_is_refused(trained, capsys, tmp_path):

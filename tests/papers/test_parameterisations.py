@@ -175,9 +175,11 @@ def test_too_grey_from_noise_and_right_from_q_or_where_alpha_bar_is_0():
 
 # ---- the program ----
 
+@pytest.mark.filterwarnings("ignore:alpha_bar_T")
 def test_the_program_draws_the_picture_and_prints_the_finding(trained, tmp_path, capsys,
                                                               monkeypatch):
     monkeypatch.setattr(parameterisations, "SIZE", 4)
+    monkeypatch.setattr(parameterisations, "BETA", linear_beta_schedule(20))
     kept, original = [], parameterisations.draw_figure
     monkeypatch.setattr(parameterisations, "draw_figure",
                         lambda *args: kept.append(args) or original(*args))

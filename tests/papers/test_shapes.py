@@ -176,7 +176,7 @@ def test_training_draws_points_of_the_training_images_and_writes_what_sampling_n
     shapes.main(["train", "--steps", "3", "--checkpoint", str(made), "--device", "cpu"])
     x, _ = data.load("digits", 8)
     known = {tuple(each.flatten().tolist()) for each in data.to_model(x)}
-    assert [len(each) for each in seen] == [32] * 3
+    assert [len(each) for each in seen] == [64] * 3
     assert {tuple(each.flatten().tolist()) for each in torch.cat(seen)} <= known
     refused(capsys, ["train", "--steps", "0"], "--steps", main=shapes.main)
     refused(capsys, ["train", "--checkpoint", tmp_path], "ends in .pt", main=shapes.main)

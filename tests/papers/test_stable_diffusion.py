@@ -119,3 +119,14 @@ def test_wrong_arguments_end_in_one_line(trained, capsys):
     for argv, message in ((["train", "--steps", "0"], "must be in 1.."),
                           (["--checkpoint", trained[0]], "stable_diffusion train")):
         refused(capsys, argv, message, main=sd.main)
+
+
+def test_the_shipped_file_is_small_and_has_the_autoencoder_of_the_latents():
+    assert sd.SHIPPED.stat().st_size <= 1.5e6
+    config, networks = load_fit(sd.SHIPPED, "cpu", sd.network)
+    theirs = load_fit(latent_diffusion.SHIPPED, "cpu", latent_diffusion.network)
+    assert config == theirs[0]
+    latent, other = networks["latent"], theirs[1]["latent"]
+    assert latent.scale == other.scale
+    for name, weight in other.autoencoder.state_dict().items():
+        assert torch.equal(latent.autoencoder.state_dict()[name], weight)

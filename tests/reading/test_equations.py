@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from stand_ins import numbers
 
 from reading.equations import EQUATIONS, Equation
 from reading.make import test_path as path_of
@@ -15,15 +16,6 @@ ROOT = Path(__file__).parents[2]
 ROWS = [(paper, number, equation) for paper, about in EQUATIONS.items()
         for number, equation in about.equations.items()]
 IDS = [f"{paper}, {number}" for paper, number, _ in ROWS]
-
-
-def numbers(text):
-    """Every equation that a text names: "Eq. 6, 7" and "Eq. 17 to 22" as well as "Eq. 4"."""
-    found = set()
-    for group in re.findall(r"Eq\.\s+(\d+(?:(?:,\s+|\s+and\s+|-|\s+to\s+)\d+)*)", text):
-        for first, last in re.findall(r"(\d+)(?:(?:-|\s+to\s+)(\d+))?", group):
-            found |= set(range(int(first), int(last or first) + 1))
-    return found
 
 
 def lines_of(equation):
