@@ -37,6 +37,7 @@ def test_an_equation_names_code_that_is_there_and_says_so_and_tests_that_are_the
         parts, depth = name.split("."), 1
         while not (ROOT / "/".join(parts[:depth])).with_suffix(".py").is_file():
             depth += 1
+            assert depth <= len(parts), f"{name} is in no file"
         value = importlib.import_module(".".join(parts[:depth]))
         for part in parts[depth:]:
             value = getattr(value, part)
@@ -57,6 +58,7 @@ def test_an_equation_that_names_something_that_is_not_there_would_be_noticed():
     check(("", "Eq. 4", good))
     for number, change in (
             ("Eq. 4", {"code": "ddpm.DDPM.q_simple"}), ("Eq. 4", {"code": ""}), ("Eq. 15", {}),
+            ("Eq. 4", {"code": "papers.nowhere.at_all"}),
             ("Eq. 4", {"tests": "nothing"}), ("Eq. 4", {"tests": "dppm.iterating_eq_2_gives_eq_4"}),
             ("Eq. 4", {"tests": ""}), ("Algorithm 3", {})):
         with pytest.raises((AssertionError, AttributeError, OSError, IndexError)):
