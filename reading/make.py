@@ -5,6 +5,7 @@
 The page is made from the source, README and equations.py as they stand, and needs nothing but
 itself: it can be mailed, printed, and read without a network.
 """
+import functools
 import html
 import re
 from pathlib import Path
@@ -96,14 +97,18 @@ class Page:
         pieces = {piece.name: piece for source in self.sources for piece in source.pieces
                   if piece.name != source.module}
         self.known, self.tests, self.shown, self.notes = set(pieces), {}, set(), {}
+        self.bases = {name: found for source in self.sources for name, found in source.bases.items()}
+        self.uses = {name: found for source in self.sources for name, found in source.uses().items()}
+        modules = {source.module for source in self.sources}
         in_math, self.names = symbols()
         self.typeset = Typesetter({
             "": {}, "ours": in_math, "ddim": in_math | {r"\alpha": "alpha_bar"}})
         for source in self.sources:
             for piece in source.pieces:
-                piece.html, seen = source.highlight(piece, self.names, self.known)
+                piece.html, seen = source.highlight(piece, self.names, self.known | modules,
+                                                    self.bases)
                 for name in dict.fromkeys(seen):
-                    if name != piece.name and piece.name in self.known:
+                    if piece.name != name in pieces and piece.name in pieces:
                         pieces[name].users.append(piece.name)
             for piece, text in departures(source):
                 self.notes.setdefault(piece, []).append(text)
@@ -162,10 +167,14 @@ class Page:
                 f"<p>{self.text(equation.says, letters)}</p></div>")
 
     def proofs(self, module, name):
-        """Return {(file, test): whether it is of an equation, or only calls the function}."""
-        found = {test_path(test, equation.code): True
-                 for _, _, equation in self.implements.get(name, [])
-                 for test in equation.tests.split()}
+        """Return {(file, test): "proved by", of an equation, and "of the same equation", if it does
+        not come to this function; or "calls it" alone}."""
+        found = {}
+        for _, _, equation in self.implements.get(name, []):
+            for test in equation.tests.split():
+                file, test = test_path(test, equation.code)
+                found[file, test] = ("proved by" if name in self.called(file, test)
+                                     else "of the same equation")
         *_, owner, last = name.split(".")
         call = re.compile(rf"\b{owner if last == 'forward' else last}\(")
         source = self.test_source(test_file(module))
@@ -173,28 +182,44 @@ class Page:
             text = "".join(source.lines[piece.first - 1:piece.last])
             test = piece.name.rsplit(".", 1)[1]
             if test.startswith("test_") and piece.name != source.module and call.search(text):
-                found.setdefault((source.path, test), False)
+                found.setdefault((source.path, test), "calls it")
+        return found
+
+    @functools.cache
+    def called(self, file, test):
+        """Return the names of all that a test comes to, itself or through others.
+
+        A method is that of any class it comes to; a class comes to its __init__ and forward.
+        """
+        found, new = set(), {f"{self.test_source(file).module}.{test}"}
+        while new:
+            found |= new
+            new = {name for at in new for name in self.uses.get(at, ())} - found
+            names = found | new
+            new |= {owner + name for owner in names & self.bases.keys() for name in names
+                    if name.startswith(".") and owner + name in self.uses} - found
         return found
 
     def test_source(self, file):
         if file not in self.tests:
             self.tests[file] = Source(file) if (ROOT / file).is_file() else None
+            self.uses |= self.tests[file].uses() if self.tests[file] else {}
         return self.tests[file]
 
-    def test(self, file, name, proves):
+    def test(self, file, name, kind):
         """Return a test with its source to open; the second time a link to the first."""
         label, at = name.removeprefix("test_").replace("_", " "), slug(file, name)
-        kind = " class=proof" * proves
+        mark = " class=proof" * (kind == "proved by")
         if at in self.shown:
-            return f'<p{kind}><a href="#{at}">{label}</a></p>'
-        if not proves and "/papers/" in file:        # of these the names will do
+            return f'<p{mark}><a href="#{at}">{label}</a></p>'
+        if kind == "calls it" and "/papers/" in file:                   # of these the names will do
             return f"<p>{label}</p>"
         self.shown.add(at)
         source = self.test_source(file)
         piece = next(piece for piece in source.pieces if piece.name.endswith("." + name))
-        code, _ = source.highlight(piece, {}, set())
-        return (f'<details{kind} id="{at}"><summary>{label}</summary>'
-                f'<p class="at">{file}, line {piece.first}</p><pre>{code}</pre></details>')
+        code, _ = source.highlight(piece, {}, set(), {})
+        return (f'<details{mark}><summary>{label}</summary><p class="at" id="{at}">{file}, line '
+                f'{piece.first}</p><pre>{code}</pre></details>')
 
     def row(self, source, pieces):
         """Return a function, the paper on the left, the code and its tests on the right.
@@ -228,12 +253,14 @@ class Page:
             right.append(code if named or not part.doc else
                          f"<details><summary>the docstring as it stands</summary>{code}</details>")
         proofs = self.proofs(source.module, piece.name) if named else {}
-        sure = [self.test(*test, True) for test, proves in proofs.items() if proves]
-        more = [self.test(*test, False) for test, proves in proofs.items() if not proves]
-        if sure:
-            right.append(f'<div class="tests">proved by{"".join(sure)}</div>')
+        for kind in ("proved by", "of the same equation"):
+            if kind in proofs.values():
+                tests = [self.test(*test, kind) for test in proofs if proofs[test] == kind]
+                right.append(f'<div class="tests">{kind}{"".join(tests)}</div>')
+        more = [self.test(*test, kind) for test, kind in proofs.items() if kind == "calls it"]
         if more:
-            right.append(f'<details class="tests"><summary>{len(more)}{" more" * bool(sure)} test'
+            right.append(f'<details class="tests"><summary>{len(more)}'
+                         f'{" more" * (len(more) < len(proofs))} test'
                          f'{"s call" if len(more) > 1 else " calls"} it</summary>{"".join(more)}'
                          "</details>")
         mark = f' id="{piece.name}"' if named else ""
