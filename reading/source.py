@@ -43,7 +43,7 @@ class Source:
                       for node in self.tree.body if isinstance(node, ast.ClassDef)}
 
     def named(self, *nodes):
-        """Yield all that is named there: whole, where imports say how, else as "name" or ".name"."""
+        """Yield what is named there: "module.name", or ".name" of what is in no module."""
         for node in (inner for outer in nodes for inner in ast.walk(outer)):
             if isinstance(node, ast.Name):
                 yield self.imports.get(node.id, f"{self.module}.{node.id}")
@@ -117,7 +117,7 @@ class Source:
                 filter(None, (find(base, word) for base in bases.get(owner, []))), "")
         objects = {"self": piece.name.rpartition(".")[0], "ddpm": "ddpm.DDPM"} | self.imports
         words = "|".join(sorted((word for word in symbols if len(word) > 1), key=len, reverse=True))
-        words = re.compile(rf"(?<![\w.])({words or '(?!)'})(?![a-zA-Z0-9])")
+        words = re.compile(rf"(?<![\w.])({words or '(?!)'})(?![a-zA-Z0-9]|-bar|-tilde)")
         text = "".join(self.lines[piece.first - 1:piece.last])
         begin = [0]
         for line in text.splitlines(keepends=True):

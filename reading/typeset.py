@@ -13,7 +13,7 @@ WORDS = {"mid": "|", "|": "||", "leq": "<=", "geq": ">=", "sim": "~", "ldots": "
 
 
 def plain(latex):
-    """Write an equation as the docstrings do: sqrt(alpha_bar_t) x_0 + ...; fractions in brackets."""
+    """Write an equation as docstrings do: sqrt(alpha_bar_t) x_0 + ..., fractions in brackets."""
     def group(part):
         return part if re.fullmatch(r"\w+|\w*\([^()]*\)", part) else f"({part.strip()})"
     text, before = re.sub(r"\\(left|right)\.", "", latex), None
