@@ -302,7 +302,8 @@ EQUATIONS["Song, Meng & Ermon 2020"] = Paper(
         r"x_{\tau_S} \rightarrow x_{\tau_{S-1}} \rightarrow \ldots \rightarrow x_{\tau_1} "
         r"\rightarrow x_0"],
         "S steps, one for each time in the list, and as many evaluations of the network, instead "
-        "of T. The program compares S = 5 to T; with --grid it takes --steps, 20.", "papers.ddim.sample papers.ddim.jumps",
+        "of T. The program compares S = 5 to T; with --grid it takes --steps, 20.",
+        "papers.ddim.sample papers.ddim.jumps",
         "sampling_asks_about_the_times_once_each_from_the_last_to_the_first "
         "with_eta_1_and_every_time_ddim_is_algorithm_2_with_beta_tilde"),
     "Appendix D.2": E(r"\tau_i = \lfloor c i \rfloor",

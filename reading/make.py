@@ -268,8 +268,9 @@ class Page:
                      for there in (False, True))
         far = far and f"<details><summary>used in papers/</summary>{far}</details>"
         left += [f'<div class="users">{near and "used by " + near}{far}</div>'] * bool(near + far)
-        (right if piece.name in pictures.KEPT else left).extend(
-            pictures.beside(piece.name if named or piece.doc else "", self))
+        figures = pictures.beside(piece.name if named or piece.doc else "", self)
+        wide = 'class="curves"' in "".join(figures) or 'class="sheet"' in "".join(figures)
+        left += [] if wide else figures
         for part in pieces:
             numbers = "\n".join(map(str, range(part.first, part.last + 1)))
             code = (f'<div class="code"><pre class="n" aria-hidden="true">{numbers}</pre>'
@@ -287,6 +288,7 @@ class Page:
                          f'{" more" * (len(more) < len(proofs))} test'
                          f'{"s call" if len(more) > 1 else " calls"} it</summary>{"".join(more)}'
                          "</details>")
+        right += figures if wide else []
         mark = f' id="{piece.name}"' if named else ""
         row = (f'<section class="row"{mark}><div class="paper">{"".join(left)}</div>'
                f'<div>{"".join(right)}</div></section>')

@@ -115,7 +115,7 @@ class Source:
         def find(owner, word):
             return f"{owner}.{word}" if f"{owner}.{word}" in known else next(
                 filter(None, (find(base, word) for base in bases.get(owner, []))), "")
-        objects = {"self": piece.name.rpartition(".")[0], "ddpm": "ddpm.DDPM"} | self.imports
+        objects = {"self": piece.name.rpartition(".")[0], "ddpm": "ddpm.DDPM"}
         words = "|".join(sorted((word for word in symbols if len(word) > 1), key=len, reverse=True))
         words = re.compile(rf"(?<![\w.])({words or '(?!)'})(?![a-zA-Z0-9]|-bar|-tilde)")
         text = "".join(self.lines[piece.first - 1:piece.last])
@@ -149,14 +149,14 @@ class Source:
                 elif before[-1] == "from" and before[-2] != "yield":
                     name = word
                 else:
-                    name = objects.get(word, f"{self.module}.{word}")
+                    name = (objects | self.imports).get(word, f"{self.module}.{word}")
                 found = name if name in known else find(*name.rpartition(".")[::2])
                 key = symbols.get(word) if word not in self.imports else None
                 if token.start in self.keywords:
                     pass
                 elif before[-1] in ("def", "class"):
                     tag, attributes = "span", ' class="f"'
-                elif found and word != "self":
+                elif found and found != objects.get(word):
                     tag, attributes = "a", f' href="#{found}"'
                     seen.append(found)
                 elif key:

@@ -8,7 +8,7 @@ from matplotlib.textpath import TextToPath
 
 FONT = FontProperties(size=100, math_fontfamily="cm")          # Computer Modern, as in the papers
 WORDS = {"mid": "|", "|": "||", "leq": "<=", "geq": ">=", "sim": "~", "ldots": "...", "cdot": "*",
-         "left": "", "right": "", ",": " ", ";": " ", "quad": " ", "epsilon": "eps",
+         "left": "", "right": "", ",": " ", ";": " ", "quad": " ",
          "approx": "~=", "rightarrow": "->", "infty": "infinity", "times": "x", "nabla": "grad"}
 
 
@@ -17,7 +17,7 @@ def plain(latex):
     def group(part):
         return part if re.fullmatch(r"\w+|\w*\([^()]*\)", part) else f"({part.strip()})"
     text, before = re.sub(r"\\(left|right)\.", "", latex), None
-    text = text.replace(r"\{", "\0").replace(r"\}", "\1")
+    text = text.replace(r"\{", "\0").replace(r"\}", "\1").replace(r"\epsilon", r"\eps")
     while text != before:                            # from the innermost braces outwards
         before = text
         text = re.sub(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}",
