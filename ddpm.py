@@ -156,7 +156,7 @@ class DDPM(nn.Module):
             L_simple = E_{t, x_0, eps} || eps - eps_theta(x_t, t) ||^2
             x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps
 
-        The squared norm is a mean over the pixels, not a sum: predicting 0 costs 1.0 at any size.
+        The paper's squared norm is a mean over pixels here: predicting 0 costs 1.0 at any size.
 
         Args:
             model: called as model(x_t, t), returns eps_theta.
@@ -182,6 +182,8 @@ class DDPM(nn.Module):
         """Draw x_{t-1} ~ p_theta(x_{t-1} | x_t): one step of Algorithm 2, Ho et al. 2020.
 
             x_{t-1} = mu_tilde_t(x_t, x_0_hat) + sigma_t z,   z ~ N(0, I) if t > 1, else z = 0
+
+        Here the mean is made from x_0_hat, which can be clipped, and in the paper from eps_theta.
 
         Args:
             model: called as model(x_t, t), returns eps_theta.
@@ -224,6 +226,8 @@ class DDPM(nn.Module):
     @torch.no_grad()
     def reverse_process(self, model, x_T, clip=True, generator=None):
         """Run Algorithm 2 from x_T, (B, C, H, W) noise; its other arguments are p_sample's.
+
+        Here a step is made from x_0_hat, which can be clipped, and in the paper from eps_theta.
 
         Yields:
             t = T, T - 1, ..., 0; x_t; and x_0_hat, the estimate made from x_t (at t = 0, x_0).

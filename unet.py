@@ -24,7 +24,7 @@ def timestep_embedding(t, dim):
         emb = (sin(t w_0), ..., sin(t w_{n-1}), cos(t w_0), ..., cos(t w_{n-1})),   n = dim // 2
         w_i = 10000^(-i / (n - 1))
 
-    Vaswani et al. 2017, sec. 3.5, in the variant of the DDPM authors' code: first all sines, then
+    Vaswani et al. 2017, sec. 3.5, here as in the DDPM authors' code: first all sines, then
     all cosines, and n - 1 in the exponent instead of n.
 
     Args:

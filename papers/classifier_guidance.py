@@ -107,8 +107,8 @@ def step(ddpm, model, log_p, y, x_t, t, scale=1.0, clip=True, generator=None):
 
         x_{t-1} ~ N(mu + s Sigma grad_{x_t} log p(y | x_t), Sigma)
 
-    The shift is there at t = 1 too, in the listing as in the authors' code; the noise is in the
-    listing only, and not here.  Clipped is x_0_hat, before the shift.
+    At t = 1 the listing adds noise, but the authors' code does not, nor is it done here; all shift.
+    With clip=True it is x_0_hat that is clipped, before the shift.
 
     Args:
         ddpm, model, x_t, t, clip, generator: as for `DDPM.p_sample`.

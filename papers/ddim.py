@@ -41,7 +41,8 @@ def step(ddpm, model, x_t, t, s, eta=0.0, clip=True, generator=None):
 
     x_0_hat is DDPM's Eq. 15, made from eps_theta(x_t, t), and eps the noise that x_t then holds:
     x_t = sqrt(alpha_bar_t) x_0_hat + sqrt(1 - alpha_bar_t) eps.  Where x_0_hat was not clipped, eps
-    is eps_theta; where it was, eps belongs to the clipped one.  A jump to s = 0 returns x_0_hat.
+    is eps_theta, as in the paper; where it was, eps here belongs to the clipped one.  A jump to
+    s = 0 returns x_0_hat.
 
     Args:
         ddpm: DDPM.

@@ -65,7 +65,7 @@ def interpolate(ddpm, model, x_0, other, t, lambdas, clip=True, generator=None):
         result ~ p_theta(x_0 | (1 - lambda) x_t + lambda x'_t)
 
     Both are drawn once and serve for every lambda.  The paper's formula has x_0 and x'_0 in the
-    mixture; its sentences and the authors' code say x_t and x'_t.
+    mixture; its sentences and the authors' code say x_t and x'_t, as here.
 
     Args:
         ddpm, model, clip, generator: as for `decode`.

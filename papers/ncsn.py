@@ -125,7 +125,7 @@ def fit(loss, sigmas, generator):
     """Train s_theta(x, sigma) on the plane by `dsm_loss` or `sliced_loss`, and return it.
 
     It has the layers of appendix B.1's network, but is told sigma, and scaled as scores are (sec.
-    4.2).  The authors' has softplus for SiLU and knows no sigma: it learns the score of the data
+    4.2).  The authors' has softplus for SiLU and is not told sigma: it learns the score of the data
     without noise, by SSM-VR with normal v, and Fig. 3 samples by exact scores.
     """
     f = nn.Sequential(nn.Linear(3, 128), nn.SiLU(), nn.Linear(128, 128), nn.SiLU(),

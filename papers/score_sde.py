@@ -131,8 +131,8 @@ def predictor_corrector(ddpm, model, x_T, steps, snr=0.16, generator=None):
         step = 2 (1 - beta) (snr ||z|| / ||score||)^2
 
     The predictor is Eq. 46 for the chain of Eq. 10.  ||z|| is sqrt(D), as the paper has it for
-    small batches, and ||score|| a mean over the batch.  1 - beta, of the step just taken, stands
-    for alpha_i, which is 1 - beta_i in the authors' code; by sec. 2.2 it would be alpha_bar.  They
+    small batches, and ||score|| a mean over the batch.  Here alpha_i is 1 - beta of the
+    step just taken, in the authors' code 1 - beta_i; by sec. 2.2 it would be alpha_bar.  They
     correct first.  snr is the paper's r; 0.16 is theirs for CIFAR-10, by Table 5 the best for the
     VE SDE (for VP in 1000 steps, 0.01).  Else as `euler_maruyama`, with two calls in a step.
     """

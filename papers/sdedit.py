@@ -6,9 +6,9 @@ Equations" (arXiv:2108.01073), sec. 3, Fig. 3, and of appendix C Algorithm 4, fo
     python -m papers.sdedit [--checkpoint F] [--guide picture.png] [--n 6]
 
 Noise hides first what is fine and then what is coarse.  At some t_0 it has hidden how a drawing
-differs from a picture, but not yet what it shows, and from there DDPM's Algorithm 2 makes a picture
-of it.  Nothing is trained.  A small t_0 is faithful to the drawing and a large one realistic; the
-paper recommends 0.3 T to 0.6 T.
+differs from a picture, but what it shows is left, and of that DDPM's Algorithm 2 makes a picture.
+Nothing is trained.  A small t_0 is faithful to the drawing and a large one realistic; the paper
+recommends 0.3 T to 0.6 T.
 
 The program edits ten digits drawn in straight strokes, n times each, or a picture of your own, from
 several t_0, with 250 of the T steps in the chain.  Faithfulness is the distance to the drawing,
@@ -45,7 +45,7 @@ def edit(ddpm, model, guide, t_0, clip=True, generator=None):
         x_{t-1} ~ p_theta(x_{t-1} | x_t),   t = t_0, ..., 1
 
     A step is DDPM's, and with clip=False that of the authors' code, which clips nothing.  The last
-    one adds no noise, in their code too; in the listing it does.
+    one adds no noise, here and in their code; in the listing it does.
 
     Args:
         ddpm, model, clip, generator: as for `DDPM.p_sample`.

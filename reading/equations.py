@@ -74,7 +74,7 @@ EQUATIONS["Ho et al. 2020"] = Paper(
         [r"\tilde\mu_t(x_t, x_0) = \frac{\sqrt{\bar\alpha_{t-1}} \beta_t}{1 - \bar\alpha_t} x_0 + "
         r"\frac{\sqrt{\alpha_t} (1 - \bar\alpha_{t-1})}{1 - \bar\alpha_t} x_t",
         r"\tilde\beta_t = \frac{1 - \bar\alpha_{t-1}}{1 - \bar\alpha_t} \beta_t"],
-        "Its mean, between $x_0$ and $x_t$, and its variance, which is 0 at t = 1.",
+        "The mean of Eq. 6, between $x_0$ and $x_t$, and its variance, which is 0 at t = 1.",
         "ddpm.DDPM.posterior_mean ddpm.DDPM.__init__",
         "the_posterior_is_the_product_of_two_gaussians "
         "sigma_is_the_standard_deviation_of_the_named_variance"),
@@ -90,13 +90,15 @@ EQUATIONS["Ho et al. 2020"] = Paper(
         r"- \sqrt{1 - \bar\alpha_t} \epsilon)\right) \right.",
         r"\quad \left. - \mu_\theta(x_t(x_0, \epsilon), t) \|^2\right]"],
         "Eq. 8, with $x_0$ written as what is left of $x_t$ without its noise.",
-        "ddpm.DDPM.posterior_sample", "eq_7_of_eq_15_is_eq_11"),
+        "ddpm.DDPM.posterior_sample", "eq_7_of_eq_15_is_eq_11 "
+        "a_step_is_the_posterior_mean_of_the_clipped_estimate_plus_sigma_z"),
     "Eq. 10": E(
         r"= \mathbb{E}_{x_0, \epsilon}\left[\frac{1}{2 \sigma_t^2} \| \frac{1}{\sqrt{\alpha_t}} "
         r"\left(x_t(x_0, \epsilon) - \frac{\beta_t}{\sqrt{1 - \bar\alpha_t}} \epsilon\right) - "
         r"\mu_\theta(x_t(x_0, \epsilon), t) \|^2\right]",
         "So the mean to aim at is $x_t$ minus a little of the noise in it.",
-        "ddpm.DDPM.posterior_sample", "eq_7_of_eq_15_is_eq_11"),
+        "ddpm.DDPM.posterior_sample", "eq_7_of_eq_15_is_eq_11 "
+        "a_step_is_the_posterior_mean_of_the_clipped_estimate_plus_sigma_z"),
     "Eq. 11": E(
         [r"\mu_\theta(x_t, t) = \tilde\mu_t\left(x_t, \frac{1}{\sqrt{\bar\alpha_t}} (x_t - "
         r"\sqrt{1 - \bar\alpha_t} \epsilon_\theta(x_t))\right)",
@@ -109,7 +111,8 @@ EQUATIONS["Ho et al. 2020"] = Paper(
         r"\mathbb{E}_{x_0, \epsilon}\left[\frac{\beta_t^2}{2 \sigma_t^2 \alpha_t (1 - "
         r"\bar\alpha_t)} \| \epsilon - \epsilon_\theta(\sqrt{\bar\alpha_t} x_0 + \sqrt{1 - "
         r"\bar\alpha_t} \epsilon, t) \|^2\right]",
-        "With Eq. 11 the term is an error in the noise, with a weight that depends on t.",
+        "With Eq. 11 the term is an error in the noise, with a weight that depends on t. The code "
+        "has the KL divergence itself; its test writes the weight out.",
         "papers.kit.analytic.kl",
         "papers.variational_bound.eq_8_without_its_constant_is_the_weighted_loss_of_eq_12"),
     "Eq. 13": E(
@@ -309,7 +312,8 @@ EQUATIONS["Song, Meng & Ermon 2020"] = Paper(
         r"x_{\tau_S} \rightarrow x_{\tau_{S-1}} \rightarrow \ldots \rightarrow x_{\tau_1} "
         r"\rightarrow x_0"],
         "S steps, one for each time in the list, and as many evaluations of the network, instead "
-        "of T.", "papers.ddim.sample papers.ddim.jumps",
+        "of T. The program compares S = 5 to T; with --grid it takes --steps, 20.",
+        "papers.ddim.sample papers.ddim.jumps",
         "sampling_asks_about_the_times_once_each_from_the_last_to_the_first "
         "with_eta_1_and_every_time_ddim_is_algorithm_2_with_beta_tilde"),
     "Appendix D.2": E(r"\tau_i = \lfloor c i \rfloor",
@@ -510,7 +514,8 @@ EQUATIONS["Song et al. 2021"] = Paper(
         r"\mid x(0)) \|_2^2\right]\right\}"],
         r"$L_{\mathrm{simple}}$ as score matching, and for every t, with $\lambda(t) = 1 - "
         r"\bar\alpha_t$. The paper's $\alpha_i$ is our $\bar\alpha_t$, its t our t / T.",
-        "papers.score_sde.VPSDE.score", "L_simple_is_eq_7_with_lambda_1_minus_alpha_bar"),
+        "papers.score_sde.VPSDE.score", "L_simple_is_eq_7_with_lambda_1_minus_alpha_bar "
+        "the_score_is_that_of_the_kernel_at_whole_times_and_in_between"),
     "Eq. 5": E("dx = f(x, t) dt + g(t) dw", "Any diffusion: a drift, and Brownian motion w.",
         "papers.score_sde.VPSDE", "drift_and_diffusion_are_those_of_eq_9_11_and_12"),
     "Eq. 6": E(r"dx = [f(x, t) - g(t)^2 \nabla_x \log p_t(x)] dt + g(t) d\bar w",
@@ -524,9 +529,11 @@ EQUATIONS["Song et al. 2021"] = Paper(
         "papers.score_sde.VESDE", "of_the_ve_sde_the_steps_are_those_of_eq_8_backwards"),
     "Eq. 10, 11": E([r"x_i = \sqrt{1 - \beta_i} x_{i-1} + \sqrt{\beta_i} z_{i-1}",
         r"dx = -\frac{1}{2} \beta(t) x \, dt + \sqrt{\beta(t)} dw"],
-        r"The chain of DDPM and its limit, the VP SDE; on the clock $-\log \bar\alpha_t$ without "
-        r"$\beta$.", "papers.score_sde.VPSDE papers.processes.drift",
+        r"The chain of DDPM and its limit, the VP SDE. papers.processes counts time as c = $-\log "
+        r"\bar\alpha_t$, of which $\beta(t) dt$ is the dc, so that no $\beta$ is left.",
+        "papers.score_sde.VPSDE papers.processes.drift",
         "drift_and_diffusion_are_those_of_eq_9_11_and_12 "
+        "papers.processes.each_drift_moves_the_density_as_its_fokker_planck_equation_says "
         "papers.processes.the_steps_of_eq_2_are_joined_to_eq_4_and_are_those_of_the_sde"),
     "Eq. 12": E(
         r"dx = -\frac{1}{2} \beta(t) x \, dt + \sqrt{\beta(t) (1 - e^{-2 \int_0^t \beta(s) ds})} "
@@ -537,6 +544,7 @@ EQUATIONS["Song et al. 2021"] = Paper(
         "papers.score_sde.VPSDE.flow papers.score_sde.heun papers.score_sde.adaptive "
         "papers.processes.drift",
         "the_flow_moves_the_density_as_the_fokker_planck_equation_says "
+        "the_ode_keeps_the_quantiles_of_a_gaussian_and_heun_is_of_order_2 "
         "papers.processes.the_ode_keeps_quantiles_and_order_and_its_error_is_of_first_order"),
     "Eq. 29": E(
         [r"VE: $p_{0t}(x(t) \mid x(0)) = \mathcal{N}(x(t); x(0), [\sigma^2(t) - \sigma^2(0)] I)$",
@@ -552,6 +560,7 @@ EQUATIONS["Song et al. 2021"] = Paper(
         r"x_j}\left[\sum_k G_{ik}(x, t) G_{jk}(x, t) p_t(x)\right]",
         "Fokker & Planck's equation, of the density of Eq. 5 with a matrix G for g.",
         "papers.processes.fokker_planck",
+        "finite_volumes_keep_all_mass_and_are_of_second_order "
         "each_drift_moves_the_density_as_its_fokker_planck_equation_says"),
     "Eq. 38 to 40": E([r"dx = \tilde f_\theta(x, t) dt",
         r"\tilde f_\theta(x, t) = f(x, t) - \frac{1}{2} \nabla \cdot [G(x, t) G(x, "
@@ -662,7 +671,8 @@ EQUATIONS["Dhariwal & Nichol 2021"] = Paper(
         r"\Sigma)$", "end for", "return $x_0$"],
         "Each step is shifted to where a classifier of noisy images sees more of class y.",
         "papers.classifier_guidance.step papers.classifier_guidance.sample",
-        "a_step_is_p_sample_with_its_mean_shifted_by_s_sigma_squared_times_the_gradient"),
+        "a_step_is_p_sample_with_its_mean_shifted_by_s_sigma_squared_times_the_gradient "
+        "guided_by_a_parabola_gaussian_data_keep_the_mean_and_variance_of_the_exact_recursion"),
     "Algorithm 2": E([r"$x_T \sim \mathcal{N}(0, I)$", r"for $t = T, \ldots, 1$ do",
         r"   $\hat\epsilon = \epsilon_\theta(x_t) - \sqrt{1 - \bar\alpha_t} \nabla_{x_t} \log "
         r"p_\phi(y \mid x_t)$",
@@ -812,7 +822,8 @@ EQUATIONS["Saharia et al. 2021"] = Paper(
         r"\gamma_t}} f_\theta(x, y_t, \gamma_t)\right) + \sqrt{1 - \alpha_t} z$", "end for",
         "return $y_0$"], "Sampling: that of Ho et al., of images with this small one.",
         "papers.super_resolution.sample",
-        "with_a_perfect_network_the_samples_have_the_exact_posterior"),
+        "with_a_perfect_network_the_samples_have_the_exact_posterior "
+        "k_samples_of_each_low_in_order_from_one_generator"),
 }, "Formulas compared with the paper's text; the number 6 by counting.")
 EQUATIONS["Rombach et al. 2022"] = Paper(
     "High-Resolution Image Synthesis with Latent Diffusion Models",

@@ -20,14 +20,17 @@ CORE = ["schedules", "ddpm", "unet", "data", "train", "sample"]             # th
 ROADS = {
     "The road of one training step": ("python train.py", [
         ("train.main", "The flags become a Config."),
-        ("train.train", "The data, the network, its average and Adam; then step after step."),
+        ("train.train", "The data, the network, its average and Adam; then step after step: loss,"
+         " backward, clip, Adam, average."),
         ("train.draw_batch", "Images, with replacement: $x_0 \\sim q(x_0)$."),
         ("train.L_simple", "One loss for each image, so that the log can sort them by t."),
         ("ddpm.DDPM.draw_t", "A time for each image, 1 to T."),
         ("ddpm.DDPM.loss", "The noise is drawn here, and here the network is asked for it."),
         ("ddpm.DDPM.q_sample", "In one jump to $x_t$."),
         ("unet.UNet.forward", "Down, through the middle, and up again."),
-        ("unet.timestep_embedding", "Where the time enters: each block adds a function of this."),
+        ("unet.timestep_embedding", "The time as waves, of which `UNet.embed` makes a vector."),
+        ("unet.ResidualBlock.forward", "Where the time enters: added to each pixel, through a"
+         " layer of the block's own."),
         ("train.update_ema", "After Adam's step, the average that will be sampled from.")]),
     "The road of one sample": ("python sample.py", [
         ("sample.main", "The flags; then which checkpoint."),
@@ -37,16 +40,30 @@ ROADS = {
         ("ddpm.DDPM.reverse_process", "From T to 1: Algorithm 2."),
         ("ddpm.DDPM.estimate_x_0", "The network is asked for the noise, and $\\hat x_0$ clipped."),
         ("ddpm.DDPM.predict_x_0", "Which $x_0$ would that noise mean?"),
-        ("ddpm.DDPM.posterior_sample", "A step back, and noise but at t = 1."),
+        ("ddpm.DDPM.posterior_sample", "A step back, and noise, except at t = 1."),
         ("ddpm.DDPM.posterior_mean", "Between $\\hat x_0$ and $x_t$."),
         ("data.to_uint8", "From [-1, 1] to pixels, once, at the end.")]),
 }
 # Papers that write x_t, alpha-bar_t and so on as Ho et al. do; in the others these would mislead.
 SAME_LETTERS = ("Ho et al. 2020", "Nichol & Dhariwal 2021", "Liu et al. 2022", "Chung et al. 2023",
                 "Dhariwal & Nichol 2021", "Lugmayr et al. 2022", "Lin et al. 2023")
+# What other papers write for what is ours, and where letters of ours are those of something else.
+LETTERS = {
+    "Song, Meng & Ermon 2020": {r"\alpha": "alpha_bar"},
+    "Ho & Salimans 2022": {r"z_\lambda": "x_t", "z_t": "x_t", r"\epsilon": "eps",
+                           r"\epsilon_\theta": "model", r"\alpha": "", r"\sigma": "", "z": ""},
+}
+OTHERS = {
+    "papers.ddim.slerp": "alpha alpha_bar", "papers.ddim.encode": "sigma",
+    "papers.ncsn": "alpha sigma", "papers.score_matching": "sigma",
+    "papers.score_distillation": "alpha sigma z",
+    "papers.dpm_solver": "alpha sigma", "papers.edm": "alpha sigma", "papers.kit.analytic": "sigma",
+    "papers.score_sde": "alpha sigma", "papers.other_spaces": "sigma", "papers.pndm": "sigma",
+    "papers.time_features": "sigma", "papers.dps": "sigma", "papers.anomaly": "z",
+}
 # A symbol as docstrings write it: alpha_bar_t, beta-tilde_{t-1}, sigma_t^2, x_0_hat, eps_theta
-ASCII = re.compile(r"\b(x|z|alpha|beta|sigma|mu|eps|epsilon)(?:[_-](bar|tilde))?"
-                   r"_(\w|theta|\{t-1\})(?:[_-](hat))?(\^2)?(?![\w-]|\{)")
+ASCII = re.compile(r"\b(x|z|alpha|beta|sigma|mu|eps|epsilon|L)(?:[_-](bar|tilde))?"
+                   r"_(\w|theta|simple|hybrid|vlb|\{t-1\})(?:[_-](hat))?(\^2)?(?![\w-]|\{)")
 
 
 def latex(symbol):
@@ -54,7 +71,9 @@ def latex(symbol):
     letter, accent, index, hat, power = symbol.groups("")
     letter = letter if len(letter) == 1 else r"\epsilon" if letter == "eps" else f"\\{letter}"
     accent = f"\\{accent or hat} " if accent or hat else ""
-    return accent + letter + "_" + (r"\theta" if index == "theta" else index) + power
+    index = r"\theta" if index == "theta" else rf"{{\mathrm{{{index}}}}}" if index.isalpha() and (
+        len(index) > 1) else index
+    return accent + letter + "_" + index + power
 
 
 def section(title):
@@ -96,14 +115,20 @@ class Page:
         pieces = {piece.name: piece for source in self.sources for piece in source.pieces
                   if piece.name != source.module}
         self.known, self.tests, self.shown, self.notes = set(pieces), {}, set(), {}
+        self.bases, self.uses = {}, {}
+        for source in self.sources:
+            self.bases |= source.bases
+            self.uses |= source.uses()
+        modules = {source.module for source in self.sources}
         in_math, self.names = symbols()
         self.typeset = Typesetter({
-            "": {}, "ours": in_math, "ddim": in_math | {r"\alpha": "alpha_bar"}})
+            "": {}, "ours": in_math} | {paper: in_math | own for paper, own in LETTERS.items()})
         for source in self.sources:
             for piece in source.pieces:
-                piece.html, seen = source.highlight(piece, self.names, self.known)
+                piece.html, seen = source.highlight(piece, self.names, self.known | modules,
+                                                    self.bases)
                 for name in dict.fromkeys(seen):
-                    if name != piece.name and piece.name in self.known:
+                    if piece.name != name in pieces and piece.name in pieces:
                         pieces[name].users.append(piece.name)
             for piece, text in departures(source):
                 self.notes.setdefault(piece, []).append(text)
@@ -133,9 +158,12 @@ class Page:
         """Return a docstring as HTML: paragraphs, some of them notes, and lines as they stand."""
         out = []
         for part in re.split(r"\n\s*\n", doc):
-            text = " ".join(part.split())
+            text, items = " ".join(part.split()), re.split(r"(?:^|\n)- ", part)[1:]
+            items = "".join(f"<li>{self.text(' '.join(item.split()))}</li>" for item in items)
             out.append(f"<pre>{html.escape(part)}</pre>" if part.startswith("    ") else
-                       self.note(text) if text in notes else f"<p>{self.text(text)}</p>")
+                       self.note(text) if text in notes else
+                       f"<ul>{items}</ul>" if part.startswith("- ") else
+                       f"<p>{self.text(text)}</p>")
         return "".join(out)
 
     def note(self, text):
@@ -145,8 +173,7 @@ class Page:
         return f'<a href="#{name}"><code>{text or name}</code></a>'
 
     def equation(self, paper, number, equation):
-        letters = ("ours" if paper in SAME_LETTERS else
-                   "ddim" if paper == "Song, Meng & Ermon 2020" else "")
+        letters = letters_of(paper)
         lines = [equation.latex] if isinstance(equation.latex, str) else equation.latex
         if "Algorithm" in number:
             shown = "".join(
@@ -157,15 +184,21 @@ class Page:
             shown = "".join("<div>" + (self.text(line, letters) if "$" in line else
                                        self.typeset(line, letters, True)) + "</div>"
                             for line in lines if line)
-        return (f'<div class="eq"><a class="no" href="#{slug(paper, number)}">{number}'
+        widest = max(map(float, re.findall(r"width:([\d.]+)em", shown)), default=1)
+        return (f'<div class="eq" style="--widest:{widest}">'
+                f'<a class="no" href="#{slug(paper, number)}">{number}'
                 f"<small>{html.escape(paper)}</small></a>{shown}"
                 f"<p>{self.text(equation.says, letters)}</p></div>")
 
     def proofs(self, module, name):
-        """Return {(file, test): whether it is of an equation, or only calls the function}."""
-        found = {test_path(test, equation.code): True
-                 for _, _, equation in self.implements.get(name, [])
-                 for test in equation.tests.split()}
+        """Return {(file, test): "proved by", of an equation, and "of the same equation", if it does
+        not come to this function; or "calls it" alone}."""
+        found = {}
+        for _, _, equation in self.implements.get(name, []):
+            for test in equation.tests.split():
+                file, test = test_path(test, equation.code)
+                found[file, test] = ("proved by" if name in self.called(file, test)
+                                     else "of the same equation")
         *_, owner, last = name.split(".")
         call = re.compile(rf"\b{owner if last == 'forward' else last}\(")
         source = self.test_source(test_file(module))
@@ -173,28 +206,43 @@ class Page:
             text = "".join(source.lines[piece.first - 1:piece.last])
             test = piece.name.rsplit(".", 1)[1]
             if test.startswith("test_") and piece.name != source.module and call.search(text):
-                found.setdefault((source.path, test), False)
+                found.setdefault((source.path, test), "calls it")
+        return found
+
+    def called(self, file, test):
+        """Return the names of all that a test comes to, itself or through others.
+
+        A method is that of any class it comes to; a class comes to its __init__ and forward.
+        """
+        found, new = set(), {f"{self.test_source(file).module}.{test}"}
+        while new:
+            found |= new
+            new = {name for at in new for name in self.uses.get(at, ())} - found
+            names = found | new
+            new |= {owner + name for owner in names & self.bases.keys() for name in names
+                    if name.startswith(".") and owner + name in self.uses} - found
         return found
 
     def test_source(self, file):
         if file not in self.tests:
             self.tests[file] = Source(file) if (ROOT / file).is_file() else None
+            self.uses |= self.tests[file].uses() if self.tests[file] else {}
         return self.tests[file]
 
-    def test(self, file, name, proves):
+    def test(self, file, name, kind):
         """Return a test with its source to open; the second time a link to the first."""
         label, at = name.removeprefix("test_").replace("_", " "), slug(file, name)
-        kind = " class=proof" * proves
+        mark = " class=proof" * (kind == "proved by")
         if at in self.shown:
-            return f'<p{kind}><a href="#{at}">{label}</a></p>'
-        if not proves and "/papers/" in file:        # of these the names will do
+            return f'<p{mark}><a href="#{at}">{label}</a></p>'
+        if kind == "calls it" and "/papers/" in file:                   # of these the names will do
             return f"<p>{label}</p>"
         self.shown.add(at)
         source = self.test_source(file)
         piece = next(piece for piece in source.pieces if piece.name.endswith("." + name))
-        code, _ = source.highlight(piece, {}, set())
-        return (f'<details{kind} id="{at}"><summary>{label}</summary>'
-                f'<p class="at">{file}, line {piece.first}</p><pre>{code}</pre></details>')
+        code, _ = source.highlight(piece, {}, set(), {})
+        return (f'<details{mark}><summary>{label}</summary><p class="at" id="{at}">{file}, line '
+                f'{piece.first}</p><pre>{code}</pre></details>')
 
     def row(self, source, pieces):
         """Return a function, the paper on the left, the code and its tests on the right.
@@ -213,14 +261,16 @@ class Page:
             left.append(self.prose(piece.doc.partition("\n\n")[2], notes))
         else:
             left += map(self.note, notes)
-        near = [user for user in piece.users
-                if user.startswith(source.module + ".") or not user.startswith("papers.")]
-        far = len(piece.users) - len(near)
-        if piece.users:
-            links = [self.link(user, user.removeprefix(source.module + ".")) for user in near]
-            links += [f"{far} place{'s' * (far > 1)} in papers/"] * (far > 0)
-            left.append(f'<p class="users">used by {", ".join(links)}</p>')
-        left += pictures.beside(piece.name if named or piece.doc else "", self)
+        far = [user for user in piece.users
+               if user.startswith("papers.") and not user.startswith(source.module + ".")]
+        near, far = (", ".join(self.link(user, user.removeprefix(source.module + "."))
+                               for user in piece.users if (user in far) == there)
+                     for there in (False, True))
+        far = far and f"<details><summary>used in papers/</summary>{far}</details>"
+        left += [f'<div class="users">{near and "used by " + near}{far}</div>'] * bool(near + far)
+        figures = pictures.beside(piece.name if named or piece.doc else "", self)
+        wide = 'class="curves"' in "".join(figures) or 'class="sheet"' in "".join(figures)
+        left += [] if wide else figures
         for part in pieces:
             numbers = "\n".join(map(str, range(part.first, part.last + 1)))
             code = (f'<div class="code"><pre class="n" aria-hidden="true">{numbers}</pre>'
@@ -228,17 +278,23 @@ class Page:
             right.append(code if named or not part.doc else
                          f"<details><summary>the docstring as it stands</summary>{code}</details>")
         proofs = self.proofs(source.module, piece.name) if named else {}
-        sure = [self.test(*test, True) for test, proves in proofs.items() if proves]
-        more = [self.test(*test, False) for test, proves in proofs.items() if not proves]
-        if sure:
-            right.append(f'<div class="tests">proved by{"".join(sure)}</div>')
+        for kind in ("proved by", "of the same equation"):
+            if kind in proofs.values():
+                tests = [self.test(*test, kind) for test in proofs if proofs[test] == kind]
+                right.append(f'<div class="tests">{kind}{"".join(tests)}</div>')
+        more = [self.test(*test, kind) for test, kind in proofs.items() if kind == "calls it"]
         if more:
-            right.append(f'<details class="tests"><summary>{len(more)}{" more" * bool(sure)} test'
+            right.append(f'<details class="tests"><summary>{len(more)}'
+                         f'{" more" * (len(more) < len(proofs))} test'
                          f'{"s call" if len(more) > 1 else " calls"} it</summary>{"".join(more)}'
                          "</details>")
+        right += figures if wide else []
         mark = f' id="{piece.name}"' if named else ""
-        return (f'<section class="row"{mark}><div class="paper">{"".join(left)}</div>'
-                f'<div>{"".join(right)}</div></section>')
+        row = (f'<section class="row"{mark}><div class="paper">{"".join(left)}</div>'
+               f'<div>{"".join(right)}</div></section>')
+        other = next((keys for name, keys in OTHERS.items()
+                      if f"{piece.name}.".startswith(f"{name}.")), "-")
+        return re.sub(rf' data-s="({other.replace(" ", "|")})"', "", row)
 
     def file(self, source):
         title = self.text(" ".join(source.doc.split("\n\n")[0].split()))
@@ -258,11 +314,13 @@ class Page:
         head = ("paper", "here", "diffusers", "OpenAI", "in the code")
         rows = ["<tr>" + "".join(f"<th>{title}</th>" for title in head) + "</tr>"]
         for row in notation():
-            name = re.match(r"`(\w+)", row[1])[1]
+            names, key = re.findall(r"`(\w+)", row[1]), re.search(r"\w+", row[1])[0]
+            marked = rf'data-s="{self.names.get(key)}">{key}<'
+            marked += r".*t</u> - 1" * ("t - 1" in row[1])
             where = [piece.name for source in self.sources[:len(CORE)] for piece in source.pieces
-                     if piece.name in self.known and re.search(f'data-s="{self.names.get(name)}"'
-                                                               f">{name}<", piece.html)]
-            links = ", ".join(self.link(at, at.split(".", 1)[1]) for at in where)
+                     if piece.name in self.known and re.search(marked, piece.html)]
+            where += [f"ddpm.DDPM.{name}" for name in names if f"ddpm.DDPM.{name}" in self.known]
+            links = ", ".join(self.link(at, at.split(".", 1)[1]) for at in dict.fromkeys(where))
             cells = "".join(f"<td>{self.text(cell)}</td>" for cell in row)
             rows.append(f"<tr>{cells}<td>{links}</td></tr>")
         return f'<div class="wide"><table>{"".join(rows)}</table></div>'
@@ -278,12 +336,15 @@ class Page:
     def index(self):
         out = ["<h3>By equation</h3>"]
         for paper, about in EQUATIONS.items():
-            rows = [f'<li id="{slug(paper, number)}"><b>{number}</b> '
-                    + self.text(equation.says, "ours" if paper in SAME_LETTERS else "") + " "
+            rows = [f'<li id="{slug(paper, number)}"><b>{number}</b> &ndash; '
+                    + self.text(equation.says, letters_of(paper)) + " &ndash; "
                     + " ".join(map(self.link, equation.code.split())) + "</li>"
                     for number, equation in about.equations.items()]
             out.append(f'<h4>{html.escape(paper)}, <a href="{about.link}">{about.title}</a></h4>'
                        f'<p class="at">{html.escape(about.text)}</p><ul>{"".join(rows)}</ul>')
+        links = [self.link(source.module, source.path) for source in self.sources[len(CORE):]
+                 if not any(piece.name in self.implements for piece in source.pieces)]
+        out.append(f'<p>Here without an equation: {", ".join(links)}.</p>')
         out.append('<h3>By symbol</h3><p>The <a href="#notation">notation</a> says where each '
                    "symbol stands in the code.</p><h3>By file</h3><dl>")
         for source in self.sources:
@@ -316,6 +377,10 @@ class Page:
         parts["defs"] = self.typeset.defs()          # the last: now all that is used is known
         page = (here / "page.html").read_text(encoding="utf-8")
         return re.sub(r"<!--(\w+)-->", lambda part: parts[part[1]], page)
+
+
+def letters_of(paper):
+    return "ours" if paper in SAME_LETTERS else paper if paper in LETTERS else ""
 
 
 def slug(*names):

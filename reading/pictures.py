@@ -22,7 +22,8 @@ def figure(picture, caption):
 def image(png, alt, kind):
     """Return a picture, or the name of one in assets/, as HTML, in 64 colours.
 
-    kind: "pixels" stay squares when enlarged; "print" is dark on white, and turned round at night.
+    kind: "pixels" stay squares when enlarged; "curves" are dark on white, and the other way round
+        at night; a "sheet" has digits, too, and stays as it is.
     """
     png = Image.open(ASSETS / png) if isinstance(png, str) else png
     small = io.BytesIO()
@@ -118,20 +119,20 @@ def u(page):
 COMPUTED = {"schedules": schedules, "ddpm.DDPM.q_sample": dissolving, "unet.UNet.forward": u}
 KEPT = {
     "data.digits": ("data.png", "64 digits", "pixels", "The first 64 of them."),
-    "train.train": ("loss.png", "loss against step", "print", "The run that made the network that "
+    "train.train": ("loss.png", "loss against step", "curves", "The run that made the network that "
                     "ships: the first quarter of t costs the most, and goes on falling."),
     "sample.draw": ("samples.png", "64 samples", "pixels", "64 samples of the network that ships."),
     "papers.experiments.progressive": ("progressive.png", "rows of digits that get sharper",
-                                       "print", "$\\hat x_0$ as t falls."),
+                                       "sheet", "$\\hat x_0$ as t falls."),
     "papers.experiments.share": ("shared.png", "four samples a group", "pixels",
                                  "In each four, the lower right picture is the $x_t$ they share."),
-    "papers.experiments.interpolate": ("interpolation.png", "a 4 becomes a 0", "print",
+    "papers.experiments.interpolate": ("interpolation.png", "a 4 becomes a 0", "sheet",
                                        "Two held-out digits, mixed at time t."),
     "papers.variational_bound.rate_distortion": (
-        "variational_bound.png", "rate and distortion", "print", "Distortion against t, rate"
-        " against t, distortion against rate."),
+        "variational_bound.png", "rate and distortion", "curves", "Distortion and rate against"
+        " T - t, the steps made so far, and one against the other."),
     "papers.classifier_free_guidance.guided": (
-        "guidance.png", "ten digits for each w", "print", "Ten digits on demand for each w, and"
+        "guidance.png", "ten digits for each w", "sheet", "Ten digits on demand for each w, and"
         " what guidance trades."),
 }
 

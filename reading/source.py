@@ -31,12 +31,47 @@ class Source:
         self.tree = ast.parse(self.text)
         self.tokens = list(tokenize.generate_tokens(io.StringIO(self.text).readline))
         self.doc = ast.get_docstring(self.tree) or ""
-        self.pieces, self.imports = list(self.cut()), {}
+        self.pieces, self.imports, self.keywords = list(self.cut()), {}, set()
         for node in ast.walk(self.tree):
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 room = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
                 self.imports |= {alias.asname or alias.name: room + alias.name
                                  for alias in node.names}
+            elif isinstance(node, ast.keyword):
+                self.keywords.add((node.lineno, node.col_offset))
+        self.bases = {f"{self.module}.{node.name}": list(self.named(*node.bases))
+                      for node in self.tree.body if isinstance(node, ast.ClassDef)}
+
+    def named(self, *nodes):
+        """Yield what is named there: "module.name", or ".name" of what is in no module."""
+        for node in (inner for outer in nodes for inner in ast.walk(outer)):
+            if isinstance(node, ast.Name):
+                yield self.imports.get(node.id, f"{self.module}.{node.id}")
+            elif isinstance(node, ast.Attribute):
+                owner = self.imports.get(getattr(node.value, "id", None), "")
+                yield f"{owner}.{node.attr}"
+
+    def uses(self):
+        """Return {name of a function, class or constant: what is named in it, and so called}.
+
+        Not what a function has as defaults, but of tests the arguments, which are fixtures.
+        """
+        found = {}
+        for node in self.tree.body:
+            name = f"{self.module}.{getattr(node, 'name', '')}"
+            if isinstance(node, ast.Assign):
+                for target in node.targets:
+                    found |= dict.fromkeys(self.named(target), set(self.named(node.value)))
+            elif isinstance(node, ast.ClassDef):
+                found[name] = {".__init__", ".forward", *self.bases[name]}
+            inside = node.body if isinstance(node, ast.ClassDef) else []
+            for function in (part for part in [node, *inside] if isinstance(part, ast.FunctionDef)):
+                own = name if function is node else f"{name}.{function.name}"
+                found[own] = set(self.named(*function.body))
+                if self.module.startswith("tests."):
+                    found[own] |= set(self.named(*function.decorator_list))
+                    found[own] |= {f"{self.module}.{given.arg}" for given in function.args.args}
+        return found
 
     def cut(self):
         """Yield the pieces; comments go with the function below them."""
@@ -68,23 +103,26 @@ class Source:
                 yield Piece(name, at, last, own or "")
                 at = last + 1
 
-    def highlight(self, piece, symbols, known):
+    def highlight(self, piece, symbols, known, bases):
         """Return a piece as HTML, and the names in `known` that it refers to.
 
         Args:
             symbols: {name in code: key}; such names become spans with data-s="key".
-            known: set of the names of all pieces; what names one of them becomes a link.
+            known: set of the names of all modules and pieces; what names one of them becomes a
+                link, of methods those of `self` and of `ddpm`, which is always a DDPM.
+            bases: {class: its base classes}.
         """
-        methods = {name.rsplit(".", 1)[1]: name for name in known
-                   if name.startswith(("ddpm.DDPM.", f"{self.module}."))
-                   and name.split(".")[-2][:1].isupper() and not name.endswith(("_", ".forward"))}
+        def find(owner, word):
+            return f"{owner}.{word}" if f"{owner}.{word}" in known else next(
+                filter(None, (find(base, word) for base in bases.get(owner, []))), "")
+        objects = {"self": piece.name.rpartition(".")[0], "ddpm": "ddpm.DDPM"}
         words = "|".join(sorted((word for word in symbols if len(word) > 1), key=len, reverse=True))
-        words = re.compile(rf"(?<![\w.])({words or '(?!)'})(?![a-zA-Z0-9])")
+        words = re.compile(rf"(?<![\w.])({words or '(?!)'})(?![a-zA-Z0-9]|-bar|-tilde)")
         text = "".join(self.lines[piece.first - 1:piece.last])
         begin = [0]
         for line in text.splitlines(keepends=True):
             begin.append(begin[-1] + len(line))
-        out, at, seen, before = [], 0, [], ["", "", ""]
+        out, at, seen, before, name = [], 0, [], ["", "", ""], ""
         for token in self.tokens:
             row = token.start[0] - piece.first
             if not (0 <= row < len(begin) - 1) or not token.string.strip():
@@ -107,16 +145,20 @@ class Source:
                 tag = "b"
             elif token.type == tokenize.NAME:
                 if before[-1] == ".":
-                    owner = self.imports.get(before[-2], before[-2])
-                    name = f"{owner}.{word}" if f"{owner}.{word}" in known else methods.get(word)
+                    name = f"{name}.{word}" if before[-2].isidentifier() else ""
+                elif before[-1] == "from" and before[-2] != "yield":
+                    name = word
                 else:
-                    name = self.imports.get(word, f"{self.module}.{word}")
+                    name = (objects | self.imports).get(word, f"{self.module}.{word}")
+                found = name if name in known else find(*name.rpartition(".")[::2])
                 key = symbols.get(word) if word not in self.imports else None
-                if before[-1] in ("def", "class"):
+                if token.start in self.keywords:
+                    pass
+                elif before[-1] in ("def", "class"):
                     tag, attributes = "span", ' class="f"'
-                elif name in known:
-                    tag, attributes = "a", f' href="#{name}"'
-                    seen.append(name)
+                elif found and found != objects.get(word):
+                    tag, attributes = "a", f' href="#{found}"'
+                    seen.append(found)
                 elif key:
                     tag = "u"
                 attributes += f' data-s="{key}"' if key and tag else ""
@@ -131,12 +173,16 @@ def first_line(node):
 
 
 def departures(source):
-    """Yield (piece, text): what docstrings and comments say of where the code leaves a paper."""
-    pattern = re.compile(r"[Dd]epart|authors'|not in the paper|[Ii]n the paper |[Tt]he listing|"
-                         r"The paper (asks|takes|walks|lists)|(,|and) ours\b|but here|Its code ")
+    """Yield (piece, text): what the source says of where the code leaves a paper.
+
+    That is a comment, or a paragraph of a docstring but the first and the lists of arguments, that
+    names a paper or its authors, and what is "not" so, "instead", "here" or "ours"; or "depart".
+    """
     for piece in source.pieces:
         text = "".join(source.lines[piece.first - 1:piece.last])
-        paragraphs = [part for doc in re.findall(r'"""(.*?)"""', text, re.DOTALL)
-                      for part in re.split(r"\n\s*\n|\n\s*(?=\w+: )", doc)]
-        paragraphs += [note.replace("#", " ") for note in re.findall(r"# (.*(?:\n *# .*)*)", text)]
-        yield from ((piece, " ".join(part.split())) for part in paragraphs if pattern.search(part))
+        notes = [note.replace("#", " ") for note in re.findall(r"# (.*(?:\n *# .*)*)", text)]
+        for part in re.split(r"\n\s*\n", piece.doc)[1:] + notes:
+            if re.search(r"[Dd]epart", part) or not re.match(r" |\w+:\n", part) and re.search(
+                    r"\b([Pp]aper|authors|listing)\b", part) and re.search(
+                    r"\b([Hh]ere|[Nn]ot|instead|ours?)\b", part):
+                yield piece, " ".join(part.split())

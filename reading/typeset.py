@@ -8,29 +8,29 @@ from matplotlib.textpath import TextToPath
 
 FONT = FontProperties(size=100, math_fontfamily="cm")          # Computer Modern, as in the papers
 WORDS = {"mid": "|", "|": "||", "leq": "<=", "geq": ">=", "sim": "~", "ldots": "...", "cdot": "*",
-         "left": "", "right": "", ",": " ", ";": " ", "quad": " ", "epsilon": "eps",
+         "left": "", "right": "", ",": " ", ";": " ", "quad": " ",
          "approx": "~=", "rightarrow": "->", "infty": "infinity", "times": "x", "nabla": "grad",
          "leftarrow": "<-", "neq": "!=", "langle": "<", "rangle": ">"}
 
 
 def plain(latex):
-    """Write an equation as the docstrings do: sqrt(alpha_bar_t) x_0 + ..."""
+    """Write an equation as docstrings do: sqrt(alpha_bar_t) x_0 + ..., fractions in brackets."""
     def group(part):
-        return part if re.fullmatch(r"\w+|\w*\([^()]*\)", part) else f"({part})"
+        return part if re.fullmatch(r"\w+|\w*\([^()]*\)", part) else f"({part.strip()})"
     text, before = re.sub(r"\\(left|right)\.", "", latex), None
-    text = text.replace(r"\{", "\0").replace(r"\}", "\1")
+    text = text.replace(r"\{", "\0").replace(r"\}", "\1").replace(r"\epsilon", r"\eps")
     while text != before:                            # from the innermost braces outwards
         before = text
         text = re.sub(r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}",
-                      lambda parts: f" {group(parts[1])} / {group(parts[2])} ", text)
+                      lambda parts: f" ({group(parts[1])} / {group(parts[2])}) ", text)
         text = re.sub(r"\\sqrt\s*\{([^{}]*)\}", r"sqrt(\1)", text)
         text = re.sub(r"\\math\w+\s*\{([^{}]*)\}", r"\1", text)
         text = re.sub(r"\\hat\s*(x_\w)", r"\1_hat", text)
-        text = re.sub(r"\\(bar|tilde|hat|dot)\s*\{?\s*\\?([a-zA-Z]+)\}?", r"\2_\1", text)
+        text = re.sub(r"\\(bar|tilde|hat|dot)\s*(\{)?\s*\\?([a-zA-Z]+)\s*(?(2)\})", r"\3_\1", text)
         text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
         text = re.sub(r"([_^])\{([^{}]*)\}", r"\1[\2]", text)
     text = re.sub(r"\\([a-zA-Z]+|.)", lambda word: WORDS.get(word[1], word[1]), text)
-    return " ".join(text.replace("\0", "{").replace("\1", "}").split())
+    return re.sub(r"([(\[]) | (?=[)\]])", r"\1", " ".join(text.split())).translate({0: "{", 1: "}"})
 
 
 class Typesetter:
@@ -52,6 +52,7 @@ class Typesetter:
         asked = latex, letters, display
         if asked not in self.done:
             large = latex.replace(r"\frac", r"\dfrac") if display else latex
+            large = re.sub(r"(\\(?:sum|prod)(?:[_^](?:\{[^{}]*\}|\w))*)", r"\1 \,", large)
             self.done[asked] = (
                 f'<span class="math">{self.typeset(large, self.symbols[letters])}'
                 f'<span class="said">{html.escape(plain(latex))}</span></span>')

@@ -12,7 +12,7 @@ def subsequence(T, steps):
         tau_i = floor(c i)   with c = T / S
 
     This is the paper's "linear" choice.  The paper asks for some c that makes tau_S close to T;
-    with this c it is T itself.
+    here it is T itself.
 
     Args:
         T: length of the chain.
