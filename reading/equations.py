@@ -646,6 +646,50 @@ EQUATIONS["Karras et al. 2022"] = Paper(
         "a_network_of_ddpm_is_a_denoiser_at_its_levels_and_between_them "
         "with_order_1_it_is_ddim_at_the_same_times"),
 })
+EQUATIONS["Lipman et al. 2022"] = Paper(
+    "Flow Matching for Generative Modeling", "https://arxiv.org/abs/2210.02747", {
+    "Eq. 5": E(
+        r"\mathcal{L}_{\mathrm{FM}}(\theta) = \mathbb{E}_{t, p_t(x)} \| v_t(x) - u_t(x) \|^2",
+        "What is wanted: the velocity u that takes noise to data. Their t is 1 - t here: noise is "
+        r"at t = 0, their $x_1$ is $x_0$, and velocities are turned around.",
+        "papers.flow_matching.loss",
+        "what_is_off_the_mean_velocity_costs_its_square_more"),
+    "Eq. 8": E(r"u_t(x) = \int \, u_t(x \mid x_1) \frac{p_t(x \mid x_1) q(x_1)}{p_t(x)} \, d x_1",
+        "u is the mean velocity of all that comes through x, known only of small data.",
+        "papers.flow_matching.marginal",
+        "its_velocity_is_the_mean_of_all_lines_through_a_point "
+        "paths_take_noise_to_the_same_quantiles_of_the_data"),
+    "Eq. 9, 23": E([r"\mathcal{L}_{\mathrm{CFM}}(\theta) = \mathbb{E}_{t, q(x_1), p_t(x \mid x_1)} "
+        r"\| v_t(x) - u_t(x \mid x_1) \|^2",
+        r"\mathcal{L}_{\mathrm{CFM}}(\theta) = \mathbb{E}_{t, q(x_1), p(x_0)} "
+        r"\| v_t(\psi_t(x_0)) - (x_1 - (1 - \sigma_{\min}) x_0) \|^2"],
+        r"Each path can stand for the mean: the gradient is that of Eq. 5. The second, on straight "
+        r"lines $\psi_t(x_0)$, is what is trained, with $\sigma_{\min} = 0$.",
+        "papers.flow_matching.loss", "the_loss_is_of_the_lines_between_pairs_at_all_times "
+        "what_is_off_the_mean_velocity_costs_its_square_more"),
+})
+EQUATIONS["Liu, Gong & Liu 2022"] = Paper(
+    "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
+    "https://arxiv.org/abs/2209.03003", {
+    "Eq. 1": E([r"\min_v \int_0^1 \mathbb{E}\left[\| (X_1 - X_0) - v(X_t, t) \|^2\right] dt",
+        "X_t = t X_1 + (1 - t) X_0"],
+        r"The same loss for any pairs of ends; $X_0$ is our $x_T$, $X_1$ our $x_0$, and t runs the "
+        "other way.", "papers.flow_matching.loss",
+        "the_loss_is_of_the_lines_between_pairs_at_all_times"),
+    "Eq. 2": E(r"v^X(x, t) = \mathbb{E}[X_1 - X_0 \mid X_t = x]",
+        "Where Eq. 1 is least: the mean of the directions of the lines through x.",
+        "papers.flow_matching.marginal", "its_velocity_is_the_mean_of_all_lines_through_a_point"),
+    "Sec. 2.1": E(r"Z^{k+1} = \mathrm{RectFlow}((Z_0^k, Z_1^k))",
+        "Reflow: a flow learned from the pairs of ends that the last flow makes. In one dimension "
+        "their lines do not cross, and it is straight.", "papers.flow_matching.straightened",
+        "reflow_gives_each_point_the_velocity_of_the_pair_whose_line_goes_through_it "
+        "on_the_line_one_step_is_exact_after_reflow_and_far_off_before "
+        "training_goes_on_from_the_flow_with_pairs_of_its_own_paths"),
+    "Sec. 2.2": E(r"S(Z) = \int_0^1 \mathbb{E}\left[\| (Z_1 - Z_0) - \dot Z_t \|^2\right] dt",
+        "How far from straight the paths are; where it is 0, one step of Euler's method is exact.",
+        "papers.flow_matching.straightness",
+        "straightness_is_the_mean_square_of_what_velocities_are_off_the_line"),
+}, "Compared with the paper's text; S(Z) with those who quote it.")
 EQUATIONS["Tancik et al. 2020"] = Paper(
     "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains",
     "https://arxiv.org/abs/2006.10739", {
@@ -839,6 +883,59 @@ EQUATIONS["Rombach et al. 2022"] = Paper(
         r"of a network that is told y, a caption here, by a transformer $\tau_\theta$; both learn.",
         "papers.stable_diffusion.loss",
         "the_loss_is_that_of_the_latents_with_each_ones_own_caption_or_none"),
+})
+EQUATIONS["Song, Dhariwal et al. 2023"] = Paper(
+    "Consistency Models", "https://arxiv.org/abs/2303.01469", {
+    "Eq. 5": E(r"f_\theta(x, t) = c_{\mathrm{skip}}(t) x + c_{\mathrm{out}}(t) F_\theta(x, t)",
+        "Where t is least, $c_{\\mathrm{skip}}$ is 1 and $c_{\\mathrm{out}}$ is 0: there f says x. "
+        r"Their x is $x_t / \sqrt{\bar\alpha_t}$, and their t our $\sqrt{1 / \bar\alpha_t - 1}$.",
+        "papers.consistency.consistent",
+        "at_time_0_it_is_the_identity_whatever_the_network the_network_says_v"),
+    "Eq. 6": E(
+        [r"\hat x_{t_n}^\phi = x_{t_{n+1}} + (t_n - t_{n+1}) \Phi(x_{t_{n+1}}, t_{n+1}; \phi)",
+        r"\Phi(x, t; \phi) = -t s_\phi(x, t)"],
+        "A neighbour on the path, by one step along the score of a trained network; the second "
+        "line is Euler's method, with which it is a jump of DDIM.", "papers.consistency.neighbours",
+        "the_jump_of_a_perfect_network_is_the_mean_of_the_neighbours_without_one"),
+    "Eq. 7": E(r"\mathcal{L}_{CD}^N(\theta, \theta^-; \phi) = \mathbb{E}[\lambda(t_n) "
+        r"d(f_\theta(x_{t_{n+1}}, t_{n+1}), f_{\theta^-}(\hat x_{t_n}^\phi, t_n))]",
+        r"Distillation: of two neighbours f says the same. Here $\lambda = 1$, d is the squared "
+        r"distance, and $\theta^-$ is $\theta$, but held fixed.", "papers.consistency.loss",
+        "on_gaussian_data_the_loss_is_0_at_the_ends_of_the_paths_and_nowhere_else "
+        "the_loss_is_a_mean_square_and_moves_only_the_noisier_end"),
+    "Eq. 10": E([r"\mathcal{L}_{CT}^N(\theta, \theta^-)",
+        r"\quad = \mathbb{E}[\lambda(t_n) "
+        r"d(f_\theta(x + t_{n+1} z, t_{n+1}), f_{\theta^-}(x + t_n z, t_n))]"],
+        "Training alone: the neighbour is the same image with less of the same noise. By Theorem "
+        "2 it is Eq. 7 but for what vanishes faster than the distance of the times.",
+        "papers.consistency.loss papers.consistency.neighbours papers.consistency.learned_alone",
+        "neighbours_have_times_of_their_own "
+        "alone_it_learns_with_one_time_the_mean_of_the_data_and_with_more_the_mean_of_f "
+        "on_gaussian_data_both_learn_a_line_with_the_correlations_as_slope"),
+    "Theorem 1": E(r"\sup_{n, x} \| f_\theta(x, t_n) - f(x, t_n; \phi) \|_2 = O((\Delta t)^p)",
+        "If the loss of Eq. 7 is 0, f misses the ends of the paths by what the steps that taught "
+        r"it miss: p is their order, 1 of Euler's, and $\Delta t$ the longest.",
+        "papers.consistency.line",
+        "the_line_has_the_ends_of_the_ode_to_which_both_come_nearer_as_n_grows"),
+    "Algorithm 1": E([r"$x = f_\theta(\hat x_T, T)$", r"for $n = 1, \ldots, N - 1$ do",
+        r"   $z \sim \mathcal{N}(0, I)$",
+        r"   $\hat x_{\tau_n} = x + \sqrt{\tau_n^2 - \epsilon^2} z$",
+        r"   $x = f_\theta(\hat x_{\tau_n}, \tau_n)$", "end for", "return $x$"],
+        r"One evaluation, or more: the end gets noise, and has an end again. Here $\epsilon = 0$.",
+        "papers.consistency.sample",
+        "sampling_goes_to_the_end_and_adds_noise_of_the_next_time "
+        "samples_of_gaussian_data_have_its_mean_and_spread_with_any_number_of_steps"),
+    "Algorithms 2, 3": E(["repeat", r"   $x \sim \mathcal{D}$, $n \sim \mathrm{Uniform}(\{1, "
+        r"\ldots, N - 1\})$, $x_{t_{n+1}} \sim \mathcal{N}(x, t_{n+1}^2 I)$",
+        r"   $\hat x_{t_n}^\phi = x_{t_{n+1}} + (t_n - t_{n+1}) \Phi(x_{t_{n+1}}, t_{n+1}; \phi)$; "
+        r"of 3 it is $x + t_n z$, where $x_{t_{n+1}} = x + t_{n+1} z$",
+        r"   $\mathcal{L}(\theta, \theta^-; \phi) = \lambda(t_n) d(f_\theta(x_{t_{n+1}}, t_{n+1}), "
+        r"f_{\theta^-}(\hat x_{t_n}^\phi, t_n))$",
+        r"   $\theta = \theta - \eta \nabla_\theta \mathcal{L}(\theta, \theta^-; \phi)$",
+        r"   $\theta^- = \mathrm{stopgrad}(\mu \theta^- + (1 - \mu) \theta)$", "until convergence"],
+        r"Training, with a teacher and without. N grows, in the paper in 3; here $\mu = 0$.",
+        "papers.consistency.objective",
+        "a_step_of_training_takes_neighbours_from_a_grid_that_grows"),
 })
 EQUATIONS["Nichol et al. 2021"] = Paper(
     "GLIDE: Towards Photorealistic Image Generation and Editing with Text-Guided Diffusion Models",
