@@ -27,6 +27,8 @@ COMMANDS = {                                         # of each program, but for 
     "dpm_solver": CORE,
     "parameterisations": CORE,
     "edm": CORE,
+    "flow_matching": "",
+    "consistency": "",
     "improved_ddpm": "--n 4",
     "score_sde": f"{CORE} --n 16",
     "ncsn": CORE,

@@ -4,7 +4,7 @@ Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Mode
 (arXiv:2112.10752), sec. 3.3, Eq. 3.
 
     python -m papers.stable_diffusion train [--steps 2000]     minutes; writes stable_diffusion.pt
-    python -m papers.stable_diffusion [--checkpoint F] [--n 60] [--steps 60]
+    python -m papers.stable_diffusion [--checkpoint F] [--n 60] [--steps 40]
 
 It is two files put together.  The autoencoder of papers/latent_diffusion.py, which was trained
 without a word, turns digits of 32 x 32 into latents of 8 x 8; the U-Net of papers/text_to_image.py
@@ -73,7 +73,7 @@ def run_train(argv):
 
 def main(argv=None):
     parser = flags(__doc__, "stable_diffusion.png", 60, LEAST, "captions of training, and held out",
-                   "the file that ships", steps=60)
+                   "the file that ships", steps=40)
     program(parser, run, argv, run_train)
 
 

@@ -228,6 +228,16 @@ EQUATIONS["Ho et al. 2020"] = Paper(
         "the_default_is_the_papers_cifar10_network the_wiring_is_a_u "
         "the_time_and_each_image_matter_and_images_do_not_mix"),
 })
+EQUATIONS["Kingma & Welling 2014"] = Paper(
+    "Auto-Encoding Variational Bayes", "https://arxiv.org/abs/1312.6114", {
+    "Sec. 2.2": E(
+        r"\mathcal{L}(\theta, \phi; x) = -D_{\mathrm{KL}}(q_\phi(z \mid x) \,\|\, p_\theta(z)) + "
+        r"\mathbb{E}_{q_\phi(z \mid x)}[\log p_\theta(x \mid z)]",
+        r"The bound of an autoencoder, from below. Of a chain of one step our L is $-\mathcal{L}$: "
+        r"$x_1$ is the code z, $q(x_1 \mid x_0)$ an encoder that is not trained, $L_1$ the first "
+        "term and $L_0$ the second.", "papers.variational_bound.bound",
+        "a_chain_of_one_step_has_two_terms of_data_n_0_1_one_step_has_the_exact_likelihood"),
+}, "Compared with those who explain the paper section by section.")
 EQUATIONS["Vaswani et al. 2017"] = Paper(
     "Attention Is All You Need", "https://arxiv.org/abs/1706.03762", {
     "Sec. 3.2.1": E(
@@ -356,6 +366,93 @@ EQUATIONS["Liu et al. 2022"] = Paper(
         "pndm_is_of_second_order_where_ddim_is_of_first"),
 }, "Compared with the authors' code, the numbers with diffusers and Bumblebee; not verified: "
     "the lines of Algorithm 2, and how the paper counts time.")
+EQUATIONS["Lu et al. 2022, DPM-Solver"] = Paper(
+    "DPM-Solver: A Fast ODE Solver for Diffusion Probabilistic Model Sampling in Around 10 Steps",
+    "https://arxiv.org/abs/2206.00927", {
+    "Sec. 3.1": E(r"\lambda_t = \log(\alpha_t / \sigma_t)",
+        r"Half the log of the signal-to-noise ratio, as a clock. Their $\alpha_t$ is "
+        r"$\sqrt{\bar\alpha_t}$ here, $\sigma_t$ is $\sqrt{1 - \bar\alpha_t}$.",
+        "papers.dpm_solver.half_log_snr",
+        "lambda_is_half_the_log_of_the_signal_to_noise_ratio"),
+})
+EQUATIONS["Lu et al. 2022, DPM-Solver++"] = Paper(
+    "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models",
+    "https://arxiv.org/abs/2211.01095", {
+    "Proposition 4.1": E(
+        r"x_t = \frac{\sigma_t}{\sigma_s} x_s + \sigma_t \int_{\lambda_s}^{\lambda_t} e^\lambda "
+        r"\hat x_\theta(\hat x_\lambda, \lambda) \, d\lambda",
+        "The ODE of DDIM from s to an earlier t (in the code s is the earlier): all but the "
+        r"network is solved exactly. With $\hat x_\theta$, our $\hat x_0$, held fixed it is a jump "
+        "of DDIM.", "papers.dpm_solver.sample",
+        "order_1_is_ddim_to_rounding order_2_is_of_second_order_and_order_1_of_first"),
+    "Algorithm 2": E([r"$h_i = \lambda_{t_i} - \lambda_{t_{i-1}}$ for $i = 1, \ldots, M$",
+        r"$\tilde x_{t_0} = x_T$",
+        r"$\tilde x_{t_1} = \frac{\sigma_{t_1}}{\sigma_{t_0}} \tilde x_{t_0} - \alpha_{t_1} "
+        r"(e^{-h_1} - 1) x_\theta(\tilde x_{t_0}, t_0)$", r"for $i = 2, \ldots, M$ do",
+        r"   $r_i = h_{i-1} / h_i$",
+        r"   $D_i = \left(1 + \frac{1}{2 r_i}\right) x_\theta(\tilde x_{t_{i-1}}, t_{i-1}) - "
+        r"\frac{1}{2 r_i} x_\theta(\tilde x_{t_{i-2}}, t_{i-2})$",
+        r"   $\tilde x_{t_i} = \frac{\sigma_{t_i}}{\sigma_{t_{i-1}}} \tilde x_{t_{i-1}} - "
+        r"\alpha_{t_i} (e^{-h_i} - 1) D_i$", "end for", r"return $\tilde x_{t_M}$"],
+        r"2M: a line through the last two $\hat x_0$ instead of the last one. The last jump, to "
+        r"t = 0, where $h_M$ is infinite, is of first order here.", "papers.dpm_solver.sample",
+        "the_steps_are_algorithm_2_written_out a_jump_costs_one_evaluation_at_its_start"),
+}, "Compared with the authors' code and with those who quote both, the number 2 with them; not "
+    "verified: the number 4.1.")
+EQUATIONS["Salimans & Ho 2022"] = Paper(
+    "Progressive Distillation for Fast Sampling of Diffusion Models",
+    "https://arxiv.org/abs/2202.00512", {
+    "Sec. 4": E([r"v = \alpha_t \epsilon - \sigma_t x, \quad \hat x = \alpha_t z_t - \sigma_t \hat "
+        r"v_\theta(z_t)",
+        r"\| \epsilon - \hat\epsilon_\theta(z_t) \|_2^2 = \frac{\alpha_t^2}{\sigma_t^2} \| x - "
+        r"\hat x_\theta(z_t) \|_2^2",
+        r"\| v_t - \hat v_t \|_2^2 = \left(1 + \frac{\alpha_t^2}{\sigma_t^2}\right) \| x - "
+        r"\hat x_t \|_2^2"],
+        r"A target: the noise where there is none, minus the image where all is noise; and what an "
+        r"error of each is in the others. Their x is $x_0$, $z_t$ is $x_t$, $\alpha_t$ is "
+        r"$\sqrt{\bar\alpha_t}$, $\sigma_t$ is $\sqrt{1 - \bar\alpha_t}$.",
+        "papers.parameterisations.v_of papers.parameterisations.min_snr",
+        "v_is_the_derivative_of_x_t_by_the_angle_and_turns_back "
+        "each_of_the_four_gives_the_others the_three_weights_of_min_snr_are_one_loss"),
+    "Appendix D": E([r"\phi_t = \arctan(\sigma_t / \alpha_t), \quad z_\phi = \cos(\phi) x + "
+        r"\sin(\phi) \epsilon",
+        r"v_\phi = \frac{d z_\phi}{d \phi} = \cos(\phi) \epsilon - \sin(\phi) x",
+        r"\epsilon = \sin(\phi) z_\phi + \cos(\phi) v_\phi"],
+        "v is the velocity on the way from the image to its noise, a quarter of a circle; so it "
+        "turns back without a division.", "papers.parameterisations.eps_from_v",
+        "v_is_the_derivative_of_x_t_by_the_angle_and_turns_back"),
+}, "Compared with the paper's text; appendix D with those who quote it.")
+EQUATIONS["Hang et al. 2023"] = Paper(
+    "Efficient Diffusion Training via Min-SNR Weighting Strategy",
+    "https://arxiv.org/abs/2303.09556", {
+    "Sec. 3.4, 4.2": E([r"w_t = \min\{\mathrm{SNR}(t), \gamma\}, \quad \mathrm{SNR}(t) = "
+        r"\alpha_t^2 / \sigma_t^2",
+        r"of $\epsilon$: $\frac{\min\{\mathrm{SNR}(t), \gamma\}}{\mathrm{SNR}(t)} = "
+        r"\min\{\frac{\gamma}{\mathrm{SNR}(t)}, 1\}$; of v: $\frac{\min\{\mathrm{SNR}(t), "
+        r"\gamma\}}{\mathrm{SNR}(t) + 1}$"],
+        r"A weight for the squared error of $\hat x_0$ that does not grow where hardly any noise "
+        r"is, $\gamma = 5$; and the same loss by an error of $\epsilon$, or v.",
+        "papers.parameterisations.min_snr", "the_three_weights_of_min_snr_are_one_loss "
+        "the_weights_are_those_of_the_paper_and_the_wrong_clamp_is_far_from_them"),
+})
+EQUATIONS["Lin et al. 2023"] = Paper(
+    "Common Diffusion Noise Schedules and Sample Steps are Flawed",
+    "https://arxiv.org/abs/2305.08891", {
+    "Sec. 3.1": E(
+        r"\sqrt{\bar\alpha_t} \leftarrow \left(\sqrt{\bar\alpha_t} - \sqrt{\bar\alpha_T}\right) "
+        r"\frac{\sqrt{\bar\alpha_1}}{\sqrt{\bar\alpha_1} - \sqrt{\bar\alpha_T}}",
+        r"So $x_T$ is noise and nothing else, as it is where sampling begins. Algorithm 1 is this "
+        "in PyTorch.", "papers.parameterisations.rescale",
+        "the_rescaled_chain_ends_at_0_begins_as_before_and_keeps_its_proportions"),
+    "Sec. 3.2, 3.3": E(
+        [r"v_t = \sqrt{\bar\alpha_t} \epsilon - \sqrt{1 - \bar\alpha_t} x_0",
+        r"v_T = -x_0 \quad \mathrm{where} \quad \bar\alpha_T = 0"],
+        r"At T an $\epsilon_\theta$ says nothing and a $v_\theta$ what it takes the image for; "
+        "sampling begins there.", "papers.parameterisations.zero_terminal",
+        "at_the_end_eps_says_nothing_and_v_says_x_0 "
+        "on_gaussian_data_mean_and_deviation_are_those_of_the_closed_recursion "
+        "too_grey_from_noise_and_right_from_q_or_where_alpha_bar_is_0"),
+}, "Compared with the paper's text, in a copy where v at T has not the sign that Eq. 11 gives it.")
 EQUATIONS["Song & Ermon 2019"] = Paper(
     "Generative Modeling by Estimating Gradients of the Data Distribution",
     "https://arxiv.org/abs/1907.05600", {
@@ -491,6 +588,64 @@ EQUATIONS["Song et al. 2021"] = Paper(
         "papers.score_sde.predictor_corrector",
         "predictor_and_corrector_at_whole_times_are_those_of_algorithms_3_and_5"),
 })
+EQUATIONS["Karras et al. 2022"] = Paper(
+    "Elucidating the Design Space of Diffusion-Based Generative Models",
+    "https://arxiv.org/abs/2206.00364", {
+    "Eq. 1, 3": E(
+        [r"dx = -\dot\sigma(t) \sigma(t) \nabla_x \log p(x; \sigma(t)) \, dt",
+        r"\nabla_x \log p(x; \sigma) = (D(x; \sigma) - x) / \sigma^2"],
+        "The ODE, for an image x that has noise of deviation $\\sigma$ and is not shrunk, by a D "
+        r"that removes it: our $\hat x_0$. With $\sigma(t) = t$ the way down leads from x to D.",
+        "papers.edm.sample",
+        "the_order_is_that_of_euler_and_heun with_order_1_it_is_ddim_at_the_same_times"),
+    "Eq. 5": E(
+        [r"\sigma_{i < N} = \left(\sigma_{\max}^{1/\rho} + \frac{i}{N - 1} "
+        r"\left(\sigma_{\min}^{1/\rho} - \sigma_{\max}^{1/\rho}\right)\right)^\rho, \quad \sigma_N "
+        "= 0"],
+        r"Levels of noise from the largest to none; the larger $\rho$, the shorter the last steps.",
+        "papers.edm.levels", "the_levels_are_even_in_their_root_and_end_at_0"),
+    "Algorithm 1": E([r"$x_0 \sim \mathcal{N}(0, t_0^2 I)$", r"for $i \in \{0, \ldots, N - 1\}$ do",
+        r"   $d_i = (x_i - D_\theta(x_i; t_i)) / t_i$",
+        r"   $x_{i+1} = x_i + (t_{i+1} - t_i) d_i$", r"   if $t_{i+1} \neq 0$ then",
+        r"      $d_i' = (x_{i+1} - D_\theta(x_{i+1}; t_{i+1})) / t_{i+1}$",
+        r"      $x_{i+1} = x_i + (t_{i+1} - t_i) \left(\frac{1}{2} d_i + \frac{1}{2} d_i'\right)$",
+        "return $x_N$"],
+        r"Heun's method, here as it is with $\sigma(t) = t$ and their scale s(t) = 1: the mean of "
+        "the slopes at both ends of a step. Their $x_0$ is the noise.", "papers.edm.sample",
+        "heun_asks_twice_a_step_but_for_the_last_and_ends_at_d "
+        "the_order_is_that_of_euler_and_heun"),
+    "Eq. 7": E(
+        r"D_\theta(x; \sigma) = c_{\mathrm{skip}}(\sigma) x + c_{\mathrm{out}}(\sigma) "
+        r"F_\theta(c_{\mathrm{in}}(\sigma) x; c_{\mathrm{noise}}(\sigma))",
+        "A network F whose input and output are scaled, and to which x is added.",
+        "papers.edm.preconditioned", "the_loss_is_the_squared_error_of_f"),
+    "Eq. 8": E(
+        [r"\mathbb{E}_{\sigma, y, n}\left[\lambda(\sigma) c_{\mathrm{out}}(\sigma)^2 \| "
+        r"F_\theta(c_{\mathrm{in}}(\sigma) \cdot (y + n); c_{\mathrm{noise}}(\sigma)) \right.",
+        r"\quad \left. - \frac{1}{c_{\mathrm{out}}(\sigma)} (y - c_{\mathrm{skip}}(\sigma) \cdot "
+        r"(y + n)) \|_2^2\right]"],
+        r"What F should say, which is what D should have said: the image y. Their n is $\sigma$ "
+        "times the n of the code.", "papers.edm.loss", "the_loss_is_the_squared_error_of_f"),
+    "Table 1": E([r"c_{\mathrm{skip}}(\sigma) = \sigma_{\mathrm{data}}^2 / (\sigma^2 + "
+        r"\sigma_{\mathrm{data}}^2)",
+        r"c_{\mathrm{out}}(\sigma) = \sigma \cdot \sigma_{\mathrm{data}} / "
+        r"\sqrt{\sigma_{\mathrm{data}}^2 + \sigma^2}",
+        r"c_{\mathrm{in}}(\sigma) = 1 / \sqrt{\sigma^2 + \sigma_{\mathrm{data}}^2}, \quad "
+        r"c_{\mathrm{noise}}(\sigma) = \frac{1}{4} \ln(\sigma)",
+        r"\lambda(\sigma) = (\sigma^2 + \sigma_{\mathrm{data}}^2) / (\sigma \cdot "
+        r"\sigma_{\mathrm{data}})^2"],
+        "So that input and target have variance 1, errors of F count as little as possible in D, "
+        r"and every $\sigma$ counts alike (appendix B.6); $\sigma_{\mathrm{data}}$ is the size of "
+        "the data.", "papers.edm.coefficients",
+        "input_and_target_have_variance_1_and_errors_count_as_little_as_possible "
+        "f_of_0_is_the_best_guess_of_noise_and_costs_1_at_every_sigma_whatever_the_data"),
+    "Table 1, VP": E(r"c_{\mathrm{skip}}(\sigma) = 1, \quad c_{\mathrm{out}}(\sigma) = -\sigma, "
+        r"\quad c_{\mathrm{in}}(\sigma) = 1 / \sqrt{\sigma^2 + 1}",
+        r"These make a D of a network that says $\epsilon$, with $x_t / \sqrt{\bar\alpha_t}$ for x "
+        r"and $\sigma^2 = 1 / \bar\alpha_t - 1$.", "papers.edm.denoiser",
+        "a_network_of_ddpm_is_a_denoiser_at_its_levels_and_between_them "
+        "with_order_1_it_is_ddim_at_the_same_times"),
+})
 EQUATIONS["Tancik et al. 2020"] = Paper(
     "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains",
     "https://arxiv.org/abs/2006.10739", {
@@ -621,6 +776,32 @@ EQUATIONS["Chung et al. 2023"] = Paper(
         "Algorithm 2 of Ho et al., and after each step one along the gradient.",
         "papers.dps.sample", "a_sample_is_algorithm_1_written_out"),
 })
+EQUATIONS["Song, Vahdat et al. 2023"] = Paper(
+    "Pseudoinverse-Guided Diffusion Models for Inverse Problems",
+    "https://openreview.net/forum?id=9_gsMA8MRKQ", {
+    "Guidance": E([r"p_t(x_0 \mid x_t) \approx \mathcal{N}(\hat x_t, r_t^2 I), \quad r_t^2 = "
+        r"\frac{\sigma_t^2}{\sigma_t^2 + 1}",
+        r"\nabla_{x_t} \log p_t(y \mid x_t) \approx \left((y - H \hat x_t)^{\mathrm{T}} (r_t^2 H "
+        r"H^{\mathrm{T}} + \sigma_y^2 I)^{-1} H \frac{\partial \hat x_t}{\partial "
+        r"x_t}\right)^{\mathrm{T}}"],
+        r"What $x_t$ leaves open is a Gaussian, as wide in all directions, and then so is y. Their "
+        r"$\hat x_t$ is $\hat x_0$, H is A, $\sigma_y$ is s and $\sigma_t^2$ is $(1 - "
+        r"\bar\alpha_t) / \bar\alpha_t$: $r_t^2 = 1 - \bar\alpha_t$, V in the code.",
+        "papers.dps.conditioned",
+        "a_scalar_covariance_is_that_of_independent_pixels_of_variance_1"),
+}, "Compared with those who quote both; its equations have numbers, which were not verified.")
+EQUATIONS["Boys et al. 2023"] = Paper(
+    "Tweedie Moment Projected Diffusions for Inverse Problems",
+    "https://arxiv.org/abs/2310.06721", {
+    "Proposition 1": E(
+        [r"m_{0 \mid t}(x_t) = \frac{x_t + v_t \nabla \log p_t(x_t)}{\sqrt{\alpha_t}}",
+        r"C_{0 \mid t}(x_t) = \frac{v_t}{\sqrt{\alpha_t}} \nabla m_{0 \mid t}(x_t)"],
+        r"Tweedie's formula for the mean of $x_0$ given $x_t$, and its slope, the covariance: "
+        r"$V_t$ in the code, in the place of $r_t^2 I$. Their $\alpha_t$ is $\bar\alpha_t$, $v_t$ "
+        r"is $1 - \bar\alpha_t$.", "papers.dps.conditioned",
+        "on_gaussian_data_the_eps_is_that_of_the_posterior "
+        "of_images_and_a_network_that_is_not_linear_the_covariance_is_its_slope"),
+}, "Compared with the authors' code, the number with those who cite it.")
 EQUATIONS["Saharia et al. 2021"] = Paper(
     "Image Super-Resolution via Iterative Refinement", "https://arxiv.org/abs/2104.07636", {
     "Eq. 6": E(
@@ -658,6 +839,25 @@ EQUATIONS["Rombach et al. 2022"] = Paper(
         r"of a network that is told y, a caption here, by a transformer $\tau_\theta$; both learn.",
         "papers.stable_diffusion.loss",
         "the_loss_is_that_of_the_latents_with_each_ones_own_caption_or_none"),
+})
+EQUATIONS["Nichol et al. 2021"] = Paper(
+    "GLIDE: Towards Photorealistic Image Generation and Editing with Text-Guided Diffusion Models",
+    "https://arxiv.org/abs/2112.10741", {
+    "Sec. 2.3": E(
+        r"\hat\epsilon_\theta(x_t \mid c) = \epsilon_\theta(x_t \mid \varnothing) + s \cdot "
+        r"(\epsilon_\theta(x_t \mid c) - \epsilon_\theta(x_t \mid \varnothing))",
+        "Away from what the network says without a caption c. Their s is the 1 + w of Ho & "
+        "Salimans.", "papers.text_to_image.draw",
+        "guidance_multiplies_the_density_by_that_of_the_caption_to_the_s"),
+    "Sec. 2.4": E(
+        r"\hat\mu_\theta(x_t \mid c) = \mu_\theta(x_t \mid c) + s \cdot \Sigma_\theta(x_t \mid c) "
+        r"\nabla_{x_t}(f(x_t) \cdot g(c))",
+        r"Classifier guidance by a CLIP that has seen noise. Here $\mu_\theta$ and $\Sigma_\theta$ "
+        "are of a network that is told no caption.", "papers.clip.Clip.ask",
+        "its_gradient_is_that_of_the_exact_classifier_and_with_a_function_of_x_another "
+        "vectors_have_unit_length_and_see_no_other_of_the_batch_and_all_weights_learn "
+        "papers.classifier_guidance."
+        "a_step_is_p_sample_with_its_mean_shifted_by_s_sigma_squared_times_the_gradient"),
 })
 EQUATIONS["Poole et al. 2022"] = Paper(
     "DreamFusion: Text-to-3D using 2D Diffusion", "https://arxiv.org/abs/2209.14988", {
@@ -711,6 +911,22 @@ EQUATIONS["Chen et al. 2022"] = Paper(
         "Sampling, here by DDIM, which ends in the signs of what was drawn.",
         "papers.bits.generate", "generate_walks_by_ddim_and_tells_f_its_last_estimate"),
 }, "Compared with the paper's text, which has the listings as pictures: they were not seen.")
+EQUATIONS["Sahoo et al. 2024"] = Paper(
+    "Simple and Effective Masked Diffusion Language Models", "https://arxiv.org/abs/2406.07524", {
+    "Sec. 3.2": E([r"$p_\theta(z_s \mid z_t) = \mathrm{Cat}(z_s; z_t)$ if $z_t \neq m$, else",
+        r"\quad \mathrm{Cat}\left(z_s; \frac{(1 - \alpha_s) m + (\alpha_s - \alpha_t) "
+        r"x_\theta(z_t, t)}{1 - \alpha_t}\right)"],
+        r"A step back, s < t. What is hidden, the mask m, is shown with a probability of its own, "
+        r"and what is shown stays. $\alpha_t$ is the share of words that are shown.",
+        "papers.bits.reverse", "a_step_is_bayes_with_the_absorbing_matrices_of_austin_et_al"),
+    "Sec. 3.5": E(
+        r"\mathcal{L}_{\mathrm{NELBO}}^\infty = \mathbb{E}_q \int_{t=0}^{t=1} \frac{\alpha_t'}{1 - "
+        r"\alpha_t} \sum_\ell \, \log \langle x_\theta^\ell(z_t^{1:L}, t), x^\ell \rangle \, dt",
+        r"The bound of endlessly many steps: hidden words are guessed, with a weight. With "
+        r"$\alpha_t = 1 - t$ it is $-1 / t$.", "papers.bits.mask_loss",
+        "the_bound_of_the_ideal_words_is_the_entropy_and_that_of_chance_three_words "
+        "the_bound_is_of_hidden_words_alone_and_its_times_are_spread"),
+})
 EQUATIONS["Okhotin et al. 2023"] = Paper(
     "Star-Shaped Denoising Diffusion Probabilistic Models", "https://arxiv.org/abs/2302.05259", {
     "Eq. 11": E(r"L^{ss}(\theta) = \mathbb{E}_{q^{ss}}\left[\log p_\theta(x_0 \mid x_{1:T}) - "

@@ -8,6 +8,7 @@ itself: it can be mailed, printed, and read without a network.
 import html
 import re
 from pathlib import Path
+from textwrap import dedent
 
 from plumbing.cli import Parser, file_name, one_line_errors
 from plumbing.files import replacing
@@ -46,7 +47,7 @@ ROADS = {
 }
 # Papers that write x_t, alpha-bar_t and so on as Ho et al. do; in the others these would mislead.
 SAME_LETTERS = ("Ho et al. 2020", "Nichol & Dhariwal 2021", "Liu et al. 2022", "Chung et al. 2023",
-                "Dhariwal & Nichol 2021", "Lugmayr et al. 2022")
+                "Dhariwal & Nichol 2021", "Lugmayr et al. 2022", "Lin et al. 2023")
 # What other papers write for what is ours, and where letters of ours are those of something else.
 LETTERS = {
     "Song, Meng & Ermon 2020": {r"\alpha": "alpha_bar"},
@@ -160,7 +161,7 @@ class Page:
         for part in re.split(r"\n\s*\n", doc):
             text, items = " ".join(part.split()), re.split(r"(?:^|\n)- ", part)[1:]
             items = "".join(f"<li>{self.text(' '.join(item.split()))}</li>" for item in items)
-            out.append(f"<pre>{html.escape(part)}</pre>" if part.startswith("    ") else
+            out.append(f"<pre>{html.escape(dedent(part))}</pre>" if part.startswith("    ") else
                        self.note(text) if text in notes else
                        f"<ul>{items}</ul>" if part.startswith("- ") else
                        f"<p>{self.text(text)}</p>")

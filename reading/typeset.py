@@ -9,7 +9,8 @@ from matplotlib.textpath import TextToPath
 FONT = FontProperties(size=100, math_fontfamily="cm")          # Computer Modern, as in the papers
 WORDS = {"mid": "|", "|": "||", "leq": "<=", "geq": ">=", "sim": "~", "ldots": "...", "cdot": "*",
          "left": "", "right": "", ",": " ", ";": " ", "quad": " ",
-         "approx": "~=", "rightarrow": "->", "infty": "infinity", "times": "x", "nabla": "grad"}
+         "approx": "~=", "rightarrow": "->", "infty": "infinity", "times": "x", "nabla": "grad",
+         "leftarrow": "<-", "neq": "!=", "langle": "<", "rangle": ">"}
 
 
 def plain(latex):

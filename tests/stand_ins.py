@@ -1,5 +1,6 @@
 """Networks, losses and noise that are known, and what is asked of runs and programs."""
 import csv
+import re
 import shutil
 from pathlib import Path
 
@@ -158,3 +159,12 @@ class Tape(TorchDispatchMode):
                                strict=True):
                 if isinstance(mine, torch.Tensor) and mine.data_ptr() != x.data_ptr():
                     mine.copy_(x)
+
+
+def numbers(text):
+    """Every equation that a text names: "Eq. 6, 7" and "Eq. 17 to 22" as well as "Eq. 4"."""
+    found = set()
+    for group in re.findall(r"Eq\.\s+(\d+(?:(?:,\s+|\s+and\s+|-|\s+to\s+)\d+)*)", text):
+        for first, last in re.findall(r"(\d+)(?:(?:-|\s+to\s+)(\d+))?", group):
+            found |= set(range(int(first), int(last or first) + 1))
+    return found

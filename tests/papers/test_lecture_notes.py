@@ -12,7 +12,7 @@ import pytest
 import torch
 from stand_ins import noise
 from test_ddpm import coefficients
-from test_readme import numbers
+from stand_ins import numbers
 
 import papers
 from ddpm import DDPM

@@ -9,6 +9,9 @@ from stand_ins import refused
 import papers
 
 # The programs that draw one picture, and the least that some flags take.
+OWN = ("classifier_free_guidance", "consistency", "flow_matching", "improved_ddpm",
+       "latent_diffusion", "shapes", "stable_diffusion", "super_resolution",
+       "text_to_image")                              # whose --checkpoint is of their own network
 PROGRAMS = {
     "anomaly": {"--n": 2},
     "bits": {"--steps": 1},
@@ -16,10 +19,12 @@ PROGRAMS = {
     "classifier_guidance": {"--n": 2},
     "clip": {"--n": 1, "--steps": 1},
     "compare": {"--n": 2},
+    "consistency": {"--n": 2},
     "ddim": {"--n": 1},
     "dpm_solver": {"--n": 2},
     "dps": {"--n": 1, "--steps": 1},
     "edm": {"--n": 2},
+    "flow_matching": {"--n": 2},
     "improved_ddpm": {"--n": 2},
     "latent_diffusion": {"--n": 1},
     "ncsn": {"--n": 1, "--steps": 1},
@@ -74,10 +79,7 @@ def test_an_unknown_flag_or_device_or_a_checkpoint_that_is_not_there_ends_in_one
     refused(capsys, ["--stpes", "5"], "--stpes", main=main)
     refused(capsys, ["--device", "abacus"], "abacus", main=main)
     refused(capsys, ["--seed", "-1"], "--seed", "0..", main=main)
-    own = name in ("classifier_free_guidance", "improved_ddpm", "latent_diffusion",
-                   "shapes", "stable_diffusion", "super_resolution",
-                   "text_to_image")
-    # These say how one is made, and a wrong one is a wrong value.
+    own = name in OWN                                # they say how one is made: a wrong value
     made = name if own else {"score_distillation": "classifier_free_guidance"}.get(name)
     refused(capsys, ["--checkpoint", none], "none.pt", *([f"papers.{made} train"] if made else []),
             code=2 if made else 1, main=main)

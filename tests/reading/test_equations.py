@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from stand_ins import numbers
 
 from reading.equations import EQUATIONS, Equation
 from reading.make import test_path as path_of
@@ -15,15 +16,6 @@ ROOT = Path(__file__).parents[2]
 ROWS = [(paper, number, equation) for paper, about in EQUATIONS.items()
         for number, equation in about.equations.items()]
 IDS = [f"{paper}, {number}" for paper, number, _ in ROWS]
-
-
-def numbers(text):
-    """Every equation that a text names: "Eq. 6, 7" and "Eq. 17 to 22" as well as "Eq. 4"."""
-    found = set()
-    for group in re.findall(r"Eq\.\s+(\d+(?:(?:,\s+|\s+and\s+|-|\s+to\s+)\d+)*)", text):
-        for first, last in re.findall(r"(\d+)(?:(?:-|\s+to\s+)(\d+))?", group):
-            found |= set(range(int(first), int(last or first) + 1))
-    return found
 
 
 def lines_of(equation):
@@ -45,6 +37,7 @@ def test_an_equation_names_code_that_is_there_and_says_so_and_tests_that_are_the
         parts, depth = name.split("."), 1
         while not (ROOT / "/".join(parts[:depth])).with_suffix(".py").is_file():
             depth += 1
+            assert depth <= len(parts), f"{name} is in no file"
         value = importlib.import_module(".".join(parts[:depth]))
         for part in parts[depth:]:
             value = getattr(value, part)
@@ -65,6 +58,7 @@ def test_an_equation_that_names_something_that_is_not_there_would_be_noticed():
     check(("", "Eq. 4", good))
     for number, change in (
             ("Eq. 4", {"code": "ddpm.DDPM.q_simple"}), ("Eq. 4", {"code": ""}), ("Eq. 15", {}),
+            ("Eq. 4", {"code": "papers.nowhere.at_all"}),
             ("Eq. 4", {"tests": "nothing"}), ("Eq. 4", {"tests": "dppm.iterating_eq_2_gives_eq_4"}),
             ("Eq. 4", {"tests": ""}), ("Algorithm 3", {})):
         with pytest.raises((AssertionError, AttributeError, OSError, IndexError)):
@@ -101,6 +95,8 @@ def test_every_line_can_be_typeset_and_said(edition):
     (r"t \sim \mathrm{Uniform}(\{1, \ldots, T\})", "t ~ Uniform({1, ..., T})"),
     (r"\nabla_\theta \| \epsilon - \epsilon_\theta(x_t, t) \|^2",
      "grad_theta || eps - eps_theta(x_t, t) ||^2"),
+    (r"\langle z_s, x \rangle \neq -\dot\sigma(t) \sigma(t)",
+     "< z_s, x > != -sigma_dot(t) sigma(t)"),
 ])
 def test_an_equation_is_said_as_docstrings_write_it(latex, said):
     assert plain(latex) == said
