@@ -952,6 +952,7 @@ EQUATIONS["Nichol et al. 2021"] = Paper(
         r"Classifier guidance by a CLIP that has seen noise. Here $\mu_\theta$ and $\Sigma_\theta$ "
         "are of a network that is told no caption.", "papers.clip.Clip.ask",
         "its_gradient_is_that_of_the_exact_classifier_and_with_a_function_of_x_another "
+        "vectors_have_unit_length_and_see_no_other_of_the_batch_and_all_weights_learn "
         "papers.classifier_guidance."
         "a_step_is_p_sample_with_its_mean_shifted_by_s_sigma_squared_times_the_gradient"),
 })

@@ -8,6 +8,7 @@ itself: it can be mailed, printed, and read without a network.
 import html
 import re
 from pathlib import Path
+from textwrap import dedent
 
 from plumbing.cli import Parser, file_name, one_line_errors
 from plumbing.files import replacing
@@ -160,7 +161,7 @@ class Page:
         for part in re.split(r"\n\s*\n", doc):
             text, items = " ".join(part.split()), re.split(r"(?:^|\n)- ", part)[1:]
             items = "".join(f"<li>{self.text(' '.join(item.split()))}</li>" for item in items)
-            out.append(f"<pre>{html.escape(part)}</pre>" if part.startswith("    ") else
+            out.append(f"<pre>{html.escape(dedent(part))}</pre>" if part.startswith("    ") else
                        self.note(text) if text in notes else
                        f"<ul>{items}</ul>" if part.startswith("- ") else
                        f"<p>{self.text(text)}</p>")

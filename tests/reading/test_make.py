@@ -147,7 +147,8 @@ def test_what_is_the_same_lights_up_together_and_nothing_else(sections):
     ("ddpm.DDPM.loss", "ddpm.DDPM.q_sample"), ("train.L_simple", "ddpm.DDPM.loss"),
     ("train.train", "sample.build"), ("train.draw_batch", "data.to_model"),
     ("sample.load", "sample.process"), ("papers.ddim.sample", "papers.ddim.step"),
-    ("papers.ddim.step", "papers.kit.analytic.eps_from_x_0")])
+    ("papers.ddim.step", "papers.kit.analytic.eps_from_x_0"),
+    ("papers.score_sde.VPSDE.flow", "papers.score_sde.VPSDE.k")])
 def test_a_name_in_the_code_leads_to_what_it_names_and_that_says_who_uses_it(
         where, there, sections):
     name = there.rsplit(".", 1)[1]
@@ -156,12 +157,76 @@ def test_a_name_in_the_code_leads_to_what_it_names_and_that_says_who_uses_it(
         assert f'href="#{where}"' in sections[there].split('class="users"')[1]
 
 
+def test_what_may_be_any_of_several_is_no_link(page, sections):
+    assert "omega" in sections["papers.star_shaped.Star.posterior"]
+    assert 'omega"' not in sections["papers.star_shaped.Star.posterior"].split('class="users"')[0]
+    assert 'href="#ddpm.DDPM">ddpm<' not in page and ">self</a>" not in page
+    ddim = page.split('<article id="papers.ddim">')[1]
+    assert '<b>from</b> <a href="#sample">sample</a> <b>import</b>' in ddim.split("</section>")[0]
+
+
+def test_letters_that_stand_for_something_else_and_keywords_do_not_light_up(sections):
+    assert 'data-s="model"' in sections["papers.ddim.encode"]
+    for name, key in (("papers.ddim.slerp", "alpha_bar"), ("papers.ddim.encode", "sigma"),
+                      ("papers.ncsn.dsm_loss", "sigma"), ("papers.score_distillation.loss", "z"),
+                      ("unet.group_norm", "eps")):
+        assert f'data-s="{key}"' not in sections[name], name
+    guided = sections["papers.classifier_free_guidance.guided"].split('<div class="code">')[0]
+    assert 'data-s="x_t"' in guided and 'data-s="alpha"' not in guided   # of z_lambda; alpha_lambda
+
+
+@pytest.mark.parametrize("name, test", [
+    ("papers.score_sde.heun", "the_flow_moves_the_density_as_the_fokker_planck_equation_says"),
+    ("papers.score_sde.VPSDE.flow", "the_ode_keeps_quantiles_and_order_and_its_error_is_of_first_"),
+    ("train.train", "training_times_cover_exactly_1_to_T_and_differ_within_a_batch"),
+    ("ddpm.DDPM.draw_t", "a_step_is_warmed_up_clipped_adam_and_its_ema")])
+def test_a_test_that_never_comes_to_a_function_does_not_prove_it(name, test, sections):
+    proved, _, other = sections[name].partition("of the same equation")
+    assert test.replace("_", " ") in other and test.replace("_", " ") not in proved
+
+
+def test_every_function_of_an_equation_is_proved_by_a_test_that_comes_to_it(edition):
+    for about in EQUATIONS.values():
+        for number, equation in about.equations.items():
+            tests = [make.test_path(test, equation.code) for test in equation.tests.split()]
+            for name in equation.code.split():
+                assert any(name in edition.called(*test) for test in tests), (number, name)
+
+
+def test_a_browser_shows_all_of_a_test_that_is_linked_and_of_an_equation(page):
+    assert not re.search(r"<details[^>]* id=", page)          # what holds the target opens
+    for block in page.split('<div class="eq" style="--widest:')[1:]:
+        widest = float(block.split('"')[0])
+        lines = block.split("</a>", 1)[1].split("<p>")[0]
+        assert all(float(width) <= widest < 33 for width in re.findall(r"width:([\d.]+)em", lines))
+
+
+def test_intros_have_lists_and_who_uses_a_function_is_a_link(page, sections):
+    intro = page.split('<article id="papers.score_sde">')[1].split("</section>")[0]
+    assert intro.count("<li>") > 1 and "<p>- " not in page
+    users = sections["ddpm.DDPM.q_sample"].split('class="users"')[1].split("</div>")[0]
+    assert users.count('href="#papers.') > 3
+
+
+def test_the_notation_says_where_each_symbol_is(page):
+    rows = page.split('<section id="notation"')[1].split("</section>")[0].split("<tr>")[2:]
+    assert 'href="#ddpm.DDPM.p_sample"' in rows[-1]
+    before, = (row for row in rows if "alpha_bar[t - 1]" in row)
+    assert 'href="#ddpm.DDPM.posterior_mean"' in before and "q_sample" not in before
+    without = page.split("Here without an equation: ")[1].split("</p>")[0]
+    assert "papers/kit/judge.py" in without and "papers/ddim.py" not in without
+
+
 def test_departures_stand_where_they_happen_and_in_the_list(page, sections):
     found = {(piece.name, text) for path in ("ddpm.py", "unet.py", "papers/repaint.py")
              for piece, text in departures(Source(path))}
     assert {name for name, _ in found} >= {"ddpm", "ddpm.DDPM.estimate_x_0", "unet",
                                            "unet.timestep_embedding", "papers.repaint"}
-    assert "<aside>" in sections["ddpm.DDPM.estimate_x_0"]
+    for name in ("ddpm.DDPM.estimate_x_0", "ddpm.DDPM.loss", "ddpm.DDPM.p_sample",
+                 "papers.ddim.step", "ddpm.DDPM.reverse_process", "ddpm.DDPM.posterior_sample"):
+        assert "<aside>" in sections[name], name
+    assert "<aside>" not in sections["papers.dps.sample"]            # a list of arguments is none
+    assert not re.search(r"<aside><b>Paper and code</b>(Lugmayr|The authors' own|Ho et)", page)
     final = page.split('<section id="departures"')[1]
     for name, _ in found:
         assert f'href="#{name}"' in final
@@ -227,9 +292,17 @@ def test_the_command_writes_the_same_page_again(tmp_path, capsys, page):
 @pytest.mark.skipif(not shutil.which("chromium"), reason="there is no chromium")
 def test_a_browser_opens_it_without_a_word(tmp_path, page):
     path = tmp_path / "page.html"
-    path.write_text(page, encoding="utf-8")
-    result = subprocess.run(
-        ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-         "--virtual-time-budget=5000", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
-         path.as_uri()], capture_output=True, text=True, timeout=120)
-    assert "CONSOLE" not in result.stderr and "Index" in result.stdout
+    at = make.slug("tests/test_ddpm.py", "test_iterating_eq_2_gives_eq_4")
+    count = ("[...document.querySelectorAll('html, .eq > div, .eq > ol')]"
+             ".filter(part => part.scrollWidth > part.clientWidth + 1).length")
+    path.write_text(page.replace(
+        "</body>", f"<script>document.title = {count} + ' stick out';</script></body>"))
+    for width in (1400, 1290, 500):
+        result = subprocess.run(
+            ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom",
+             "--enable-logging=stderr", "--virtual-time-budget=5000", f"--window-size={width},900",
+             f"--user-data-dir={tmp_path / 'profile'}", f"{path.as_uri()}#{at}"],
+            capture_output=True, text=True, timeout=120)
+        assert "CONSOLE" not in result.stderr and "<title>0 stick out</title>" in result.stdout
+        assert re.search(rf'<details[^>]* open=""><summary>[^<]*</summary><p class="at" id="{at}"',
+                         result.stdout)
