@@ -15,25 +15,29 @@ Compare like with like.  "clipped" is x_0_hat, to [-1, 1]; the others start at t
 (954 of 1000, cosine) or take steps that need no x_0_hat.  A short chain has room for two variances,
 and PNDM stands beside DDIM with the same start and nothing clipped.
 
+Flow matching and consistency models have smaller networks of their own, trained for less time.
 With --learned, a checkpoint of papers/improved_ddpm.py, there are chains with a learned variance.
 """
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 import data
 from ddpm import DDPM
-from papers import ddim, dpm_solver, edm, improved_ddpm, ncsn, pndm, score_sde
+from papers import (consistency, ddim, dpm_solver, edm, flow_matching, improved_ddpm, ncsn, pndm,
+                    score_sde)
 from papers.kit.analytic import ve_sigmas
 from papers.kit.chain import first_noise, horizon, respace, subsequence
 from papers.kit.judge import check_readable, features, frechet, load_reader, read
 from papers.kit.program import finish, flags, program, start
+from papers.kit.training import load_fit
 from plumbing.cli import integer
-from sample import batch_size
+from sample import SHIPPED, batch_size, load
 
-BUDGETS = 10, 20, 50                                 # evaluations of the network
+FEW, BUDGETS = (1, 2, 5), (10, 20, 50)               # evaluations of the network
 TOLERANCES = 0.3, 0.1, 0.03, 0.01                    # of the adaptive method, which has no budget
 
 
@@ -103,9 +107,9 @@ SAMPLERS = {                                         # name: (sampler, its setti
     "Algorithm 2, beta": (by_chain("beta"), (*BUDGETS, math.inf)),             # all T steps
     "Algorithm 2, beta_tilde": (by_chain("beta_tilde"), BUDGETS),
     "DDIM, clipped": (by_ddim, BUDGETS),
-    "DDIM, like PNDM": (by_ddim_like_pndm, BUDGETS),
+    "DDIM, like PNDM": (by_ddim_like_pndm, FEW + BUDGETS),
     "PNDM": (by_pndm, (13, *BUDGETS[1:])),
-    "DPM-Solver++, even in t": (by_dpm_solver(lambda ddpm, *what: subsequence(*what)), BUDGETS),
+    "DPM-Solver++, even in t": (by_dpm_solver(lambda _, *what: subsequence(*what)), FEW + BUDGETS),
     "DPM-Solver++, in lambda": (by_dpm_solver(dpm_solver.even), BUDGETS),
     "EDM, Heun": (by_edm, BUDGETS),
     "Euler-Maruyama": (by_sde(score_sde.euler_maruyama, 1), BUDGETS),
@@ -114,6 +118,25 @@ SAMPLERS = {                                         # name: (sampler, its setti
     "ODE, adaptive": (by_adaptive, TOLERANCES),
     "annealed Langevin": (by_langevin, BUDGETS[1:]),           # ten levels, and one to end
 }
+
+
+def with_networks_of_their_own(device):
+    """Return tasks as `run` has them, for what shipped networks beside the checkpoint do in few."""
+    def by_flow(ddpm, model, x_T, steps, generator):
+        """Lipman et al. 2022; Liu et al. 2022: Euler's method from t = 1 to 0."""
+        times = np.linspace(1, 0, steps + 1).tolist()
+        return flow_matching.euler(flow_matching.velocity(model), x_T, times)[0]
+
+    def by_consistency(ddpm, model, x_T, steps, generator):
+        """Song et al. 2023, Algorithm 1, on the chain of the network it was distilled from."""
+        f, times = consistency.consistent(chain, model), subsequence(horizon(chain), steps)
+        return consistency.sample(chain, f, x_T, times, generator)
+
+    _, chain, _ = load(SHIPPED, device)
+    flows, models = (load_fit(paper.SHIPPED, device, paper.network)[1]
+                     for paper in (flow_matching, consistency))
+    return [*(("Euler, " + name, by_flow, each, FEW + BUDGETS) for name, each in flows.items()),
+            *(("consistency, " + name, by_consistency, each, FEW) for name, each in models.items())]
 
 
 def measure(sampler, setting, ddpm, model, x_T, seed):
@@ -172,6 +195,8 @@ def run(args):
     check_readable(config, checkpoint)
     H, T, seeds = config["image_size"], ddpm.T, range(args.seed, args.seed + args.seeds)
     tasks = [(name, sampler, model, settings) for name, (sampler, settings) in SAMPLERS.items()]
+    if H == flow_matching.CONFIG["image_size"]:
+        tasks += with_networks_of_their_own(device)
     if args.learned:
         *_, other, learned = start(args, load=improved_ddpm.load_learned, checkpoint=args.learned)
         if not torch.equal(other.beta, ddpm.beta):

@@ -99,7 +99,7 @@ def shares(ddpm, model, x_0, generator):
 # ---- alpha_bar_T = 0 ----
 
 def rescale(beta):
-    """Return the beta, (T,), of a chain with alpha_bar_T = 0, the last one 1.  Lin et al., Alg. 1.
+    """Return beta, (T,), with alpha_bar_T = 0: the last one is 1.  Lin et al., Algorithm 1.
 
     sqrt(alpha_bar_t) is moved down by its last value, and stretched so that its first stays.
     """

@@ -2,6 +2,7 @@
 import math
 import re
 import statistics
+from itertools import pairwise
 
 import pytest
 import torch
@@ -35,6 +36,20 @@ def test_a_sampler_stays_within_its_budget_and_its_noise_is_that_of_the_seed(nam
     random = name.startswith(("Algorithm", "Euler", "predictor", "annealed"))
     other = measure(sampler, setting, ddpm, whole, x_T, 8)[1]
     assert torch.equal(other, x_0) != random
+
+
+def test_networks_of_their_own_are_asked_as_often_as_is_said():
+    x_T = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    tasks = compare.with_networks_of_their_own("cpu")
+    assert [name for name, *_ in tasks] == ["Euler, flow", "Euler, reflow",
+                                            "consistency, distilled", "consistency, alone"]
+    ends = []
+    for _, sampler, model, settings in tasks:
+        assert {1, 2} <= set(settings)
+        calls, x_0 = measure(sampler, 2, None, model, x_T, 7)    # whatever the checkpoint's chain
+        assert calls == 2 and x_0.shape == x_T.shape and x_0.isfinite().all()
+        ends.append(x_0)
+    assert all((a - b).abs().max() > 0.1 for a, b in pairwise(ends))
 
 
 def test_it_draws_a_figure_and_prints_a_table(trained, tmp_path, capsys, monkeypatch):
