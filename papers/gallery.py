@@ -28,6 +28,7 @@ COMMANDS = {                                         # of each program, but for 
     "parameterisations": CORE,
     "edm": CORE,
     "consistency": "",
+    "dit": "",
     "improved_ddpm": "--n 4",
     "score_sde": f"{CORE} --n 16",
     "ncsn": CORE,

@@ -18,6 +18,7 @@ PROGRAMS = {
     "compare": {"--n": 2},
     "consistency": {"--n": 2},
     "ddim": {"--n": 1},
+    "dit": {"--n": 2},
     "dpm_solver": {"--n": 2},
     "dps": {"--n": 1, "--steps": 1},
     "edm": {"--n": 2},
@@ -75,8 +76,8 @@ def test_an_unknown_flag_or_device_or_a_checkpoint_that_is_not_there_ends_in_one
     refused(capsys, ["--stpes", "5"], "--stpes", main=main)
     refused(capsys, ["--device", "abacus"], "abacus", main=main)
     refused(capsys, ["--seed", "-1"], "--seed", "0..", main=main)
-    own = name in ("classifier_free_guidance", "consistency", "improved_ddpm", "latent_diffusion",
-                   "shapes", "stable_diffusion", "super_resolution",
+    own = name in ("classifier_free_guidance", "consistency", "dit", "improved_ddpm",
+                   "latent_diffusion", "shapes", "stable_diffusion", "super_resolution",
                    "text_to_image")
     # These say how one is made, and a wrong one is a wrong value.
     made = name if own else {"score_distillation": "classifier_free_guidance"}.get(name)
