@@ -29,6 +29,7 @@ COMMANDS = {                                         # of each program, but for 
     "edm": CORE,
     "flow_matching": "",
     "consistency": "",
+    "dit": "",
     "improved_ddpm": "--n 4",
     "score_sde": f"{CORE} --n 16",
     "ncsn": CORE,

@@ -9,7 +9,7 @@ from stand_ins import refused
 import papers
 
 # The programs that draw one picture, and the least that some flags take.
-OWN = ("classifier_free_guidance", "consistency", "flow_matching", "improved_ddpm",
+OWN = ("classifier_free_guidance", "consistency", "dit", "flow_matching", "improved_ddpm",
        "latent_diffusion", "shapes", "stable_diffusion", "super_resolution",
        "text_to_image")                              # whose --checkpoint is of their own network
 PROGRAMS = {
@@ -21,6 +21,7 @@ PROGRAMS = {
     "compare": {"--n": 2},
     "consistency": {"--n": 2},
     "ddim": {"--n": 1},
+    "dit": {"--n": 2},
     "dpm_solver": {"--n": 2},
     "dps": {"--n": 1, "--steps": 1},
     "edm": {"--n": 2},
