@@ -14,9 +14,10 @@ class Equation(NamedTuple):
         them, as those of an algorithm are; of a figure there is nothing ("").
     says: what it is for, in words of this project, with math between dollar signs where need be.
     code: the functions or classes that have it, separated by spaces.
-    tests: the tests that prove it, separated by spaces, each without its "test_": of the file that
-        mirrors the first of `code` (ddpm.DDPM: tests/test_ddpm.py); of another file
-        FILE.NAME, where papers.ddim is tests/papers/test_ddim.py.
+    tests: the tests that prove it, separated by spaces, each without its "test_"; all of `code` is
+        called by one of them, itself or through others.  They are of the file that mirrors the
+        first of `code` (ddpm.DDPM: tests/test_ddpm.py); of another file FILE.NAME, where
+        papers.ddim is tests/papers/test_ddim.py.
     """
 
     latex: str | list

@@ -192,21 +192,21 @@ class Page:
                 f"<p>{self.text(equation.says, letters)}</p></div>")
 
     def proofs(self, module, name):
-        """Return {(file, test): "proved by", of an equation, and "of the same equation", if it does
-        not come to this function; or "calls it" alone}."""
+        """Return {(file, test): what it does}: "proved by" and "calls it" come to the function.
+
+        A test "of the same equation" does not; the first two are those that equations.py names.
+        """
         found = {}
         for _, _, equation in self.implements.get(name, []):
             for test in equation.tests.split():
                 file, test = test_path(test, equation.code)
                 found[file, test] = ("proved by" if name in self.called(file, test)
                                      else "of the same equation")
-        *_, owner, last = name.split(".")
-        call = re.compile(rf"\b{owner if last == 'forward' else last}\(")
-        source = self.test_source(test_file(module))
-        for piece in source.pieces if source and not last.startswith("__") else []:
-            text = "".join(source.lines[piece.first - 1:piece.last])
-            test = piece.name.rsplit(".", 1)[1]
-            if test.startswith("test_") and piece.name != source.module and call.search(text):
+        source, (owner, _, method) = self.test_source(test_file(module)), name.rpartition(".")
+        names = {name, owner if method == "forward" else "." * (owner in self.bases) + method}
+        for piece in source.pieces if source else []:
+            test = piece.name.rpartition(".")[2]
+            if test.startswith("test_") and names & self.uses.get(piece.name, set()):
                 found.setdefault((source.path, test), "calls it")
         return found
 
@@ -262,13 +262,12 @@ class Page:
             left.append(self.prose(piece.doc.partition("\n\n")[2], notes))
         else:
             left += map(self.note, notes)
-        far = [user for user in piece.users
-               if user.startswith("papers.") and not user.startswith(source.module + ".")]
-        near, far = (", ".join(self.link(user, user.removeprefix(source.module + "."))
-                               for user in piece.users if (user in far) == there)
-                     for there in (False, True))
-        far = far and f"<details><summary>used in papers/</summary>{far}</details>"
-        left += [f'<div class="users">{near and "used by " + near}{far}</div>'] * bool(near + far)
+        if piece.users:
+            links = ", ".join(self.link(user, user.removeprefix(f"{source.module}."))
+                              for user in piece.users)
+            few = " open" * (len(piece.users) < 9)
+            left.append(f'<details class="users"{few}><summary>used by {len(piece.users)}</summary>'
+                        f"{links}</details>")
         figures = pictures.beside(piece.name if named or piece.doc else "", self)
         wide = 'class="curves"' in "".join(figures) or 'class="sheet"' in "".join(figures)
         left += [] if wide else figures

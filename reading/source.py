@@ -56,21 +56,18 @@ class Source:
 
         Not what a function has as defaults, but of tests the arguments, which are fixtures.
         """
-        found = {}
-        for node in self.tree.body:
-            name = f"{self.module}.{getattr(node, 'name', '')}"
-            if isinstance(node, ast.Assign):
-                for target in node.targets:
-                    found |= dict.fromkeys(self.named(target), set(self.named(node.value)))
-            elif isinstance(node, ast.ClassDef):
-                found[name] = {".__init__", ".forward", *self.bases[name]}
-            inside = node.body if isinstance(node, ast.ClassDef) else []
-            for function in (part for part in [node, *inside] if isinstance(part, ast.FunctionDef)):
-                own = name if function is node else f"{name}.{function.name}"
-                found[own] = set(self.named(*function.body))
+        found = {name: {".__init__", ".forward", *bases} for name, bases in self.bases.items()}
+        todo = [(self.module, node) for node in self.tree.body]
+        for room, node in todo:
+            if isinstance(node, ast.ClassDef):
+                todo += [(f"{room}.{node.name}", part) for part in node.body]
+            elif isinstance(node, ast.Assign):
+                found |= dict.fromkeys(self.named(*node.targets), set(self.named(node.value)))
+            elif isinstance(node, ast.FunctionDef):
+                found[f"{room}.{node.name}"] = set(self.named(*node.body))
                 if self.module.startswith("tests."):
-                    found[own] |= set(self.named(*function.decorator_list))
-                    found[own] |= {f"{self.module}.{given.arg}" for given in function.args.args}
+                    found[f"{room}.{node.name}"] |= set(self.named(*node.decorator_list)) | {
+                        f"{room}.{given.arg}" for given in node.args.args}
         return found
 
     def cut(self):

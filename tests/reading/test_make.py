@@ -204,7 +204,7 @@ def test_a_browser_shows_all_of_a_test_that_is_linked_and_of_an_equation(page):
 def test_intros_have_lists_and_who_uses_a_function_is_a_link(page, sections):
     intro = page.split('<article id="papers.score_sde">')[1].split("</section>")[0]
     assert intro.count("<li>") > 1 and "<p>- " not in page
-    users = sections["ddpm.DDPM.q_sample"].split('class="users"')[1].split("</div>")[0]
+    users = sections["ddpm.DDPM.q_sample"].split('class="users"')[1].split("</details>")[0]
     assert users.count('href="#papers.') > 3
 
 
