@@ -126,8 +126,7 @@ class Page:
             "": {}, "ours": in_math} | {paper: in_math | own for paper, own in LETTERS.items()})
         for source in self.sources:
             for piece in source.pieces:
-                piece.html, seen = source.highlight(piece, self.names, self.known | modules,
-                                                    self.bases)
+                piece.html, seen = source.highlight(piece, self.names, self.known | modules)
                 for name in dict.fromkeys(seen):
                     if piece.name != name in pieces and piece.name in pieces:
                         pieces[name].users.append(piece.name)
@@ -241,7 +240,7 @@ class Page:
         self.shown.add(at)
         source = self.test_source(file)
         piece = next(piece for piece in source.pieces if piece.name.endswith("." + name))
-        code, _ = source.highlight(piece, {}, set(), {})
+        code, _ = source.highlight(piece, {}, set())
         return (f'<details{mark}><summary>{label}</summary><p class="at" id="{at}">{file}, line '
                 f'{piece.first}</p><pre>{code}</pre></details>')
 

@@ -100,18 +100,14 @@ class Source:
                 yield Piece(name, at, last, own or "")
                 at = last + 1
 
-    def highlight(self, piece, symbols, known, bases):
+    def highlight(self, piece, symbols, known):
         """Return a piece as HTML, and the names in `known` that it refers to.
 
         Args:
             symbols: {name in code: key}; such names become spans with data-s="key".
             known: set of the names of all modules and pieces; what names one of them becomes a
                 link, of methods those of `self` and of `ddpm`, which is always a DDPM.
-            bases: {class: its base classes}.
         """
-        def find(owner, word):
-            return f"{owner}.{word}" if f"{owner}.{word}" in known else next(
-                filter(None, (find(base, word) for base in bases.get(owner, []))), "")
         objects = {"self": piece.name.rpartition(".")[0], "ddpm": "ddpm.DDPM"}
         words = "|".join(sorted((word for word in symbols if len(word) > 1), key=len, reverse=True))
         words = re.compile(rf"(?<![\w.])({words or '(?!)'})(?![a-zA-Z0-9]|-bar|-tilde)")
@@ -147,15 +143,14 @@ class Source:
                     name = word
                 else:
                     name = (objects | self.imports).get(word, f"{self.module}.{word}")
-                found = name if name in known else find(*name.rpartition(".")[::2])
                 key = symbols.get(word) if word not in self.imports else None
                 if token.start in self.keywords:
                     pass
                 elif before[-1] in ("def", "class"):
                     tag, attributes = "span", ' class="f"'
-                elif found and found != objects.get(word):
-                    tag, attributes = "a", f' href="#{found}"'
-                    seen.append(found)
+                elif name in known and name != objects.get(word):
+                    tag, attributes = "a", f' href="#{name}"'
+                    seen.append(name)
                 elif key:
                     tag = "u"
                 attributes += f' data-s="{key}"' if key and tag else ""
