@@ -231,6 +231,7 @@ def test_departures_stand_where_they_happen_and_in_the_list(page, sections):
     for name, _ in found:
         assert f'href="#{name}"' in final
     assert "Clipping is not in the paper's Algorithm 2" in text_of(final)
+    assert "The authors' own networks" not in text_of(final)         # nor is a first paragraph
     assert "is clipped to [-1, 1]" in text_of(final)                 # from README
 
 
