@@ -911,6 +911,7 @@ EQUATIONS["Song, Dhariwal et al. 2023"] = Paper(
         "2 it is Eq. 7 but for what vanishes faster than the distance of the times.",
         "papers.consistency.loss papers.consistency.neighbours papers.consistency.learned_alone",
         "neighbours_have_times_of_their_own "
+        "the_loss_is_a_mean_square_and_moves_only_the_noisier_end "
         "alone_it_learns_with_one_time_the_mean_of_the_data_and_with_more_the_mean_of_f "
         "on_gaussian_data_both_learn_a_line_with_the_correlations_as_slope"),
     "Theorem 1": E(r"\sup_{n, x} \| f_\theta(x, t_n) - f(x, t_n; \phi) \|_2 = O((\Delta t)^p)",
