@@ -131,7 +131,7 @@ class UNet(nn.Module):
         ValueError: image_size cannot be halved once per further level.
     """
 
-    Block = ResidualBlock                            # a subclass may be made of its own
+    Block = ResidualBlock                            # a subclass may put its own here
 
     def __init__(self, image_size=32, image_channels=3, channels=128, channel_mults=(1, 2, 2, 2),
                  num_res_blocks=2, attention_resolutions=(16,), dropout=0.1):

@@ -149,7 +149,8 @@ def reverse(p, z, t):
 
         ((1 - alpha_{t-1}) mask + (alpha_{t-1} - alpha_t) p) / (1 - alpha_t),   z_t if that is shown
 
-    alpha_t = 1 - t / S (beta_t = 1 / (S - t + 1) of Austin et al.): one of t hidden words is shown.
+    alpha_t = 1 - t / S (beta_t = 1 / (S - t + 1) of Austin et al.): a hidden word is shown with
+    probability 1 / t.
     """
     mask = p.shape[2]
     hidden = torch.cat([p / t, torch.full_like(p[:, :, :1], 1 - 1 / t)], dim=2)
@@ -200,8 +201,10 @@ def run(args):
     ddpm, threads = start(args)[3].cpu(), torch.get_num_threads()
     torch.set_num_threads(1)                         # layers so small lose time with more
     tried = [S for S in STEPS if S <= ddpm.T]
-    found = compare(ddpm, tried, args.steps, args.seed)
-    torch.set_num_threads(threads)
+    try:
+        found = compare(ddpm, tried, args.steps, args.seed)
+    finally:
+        torch.set_num_threads(threads)
     rows = [f"after {S} steps: {100 * closed_form(S):.1f}% (closed form), " + ", ".join(
         f"{100 * valid.mean():.1f} +- {100 * valid.std():.1f}% ({kind}: {many.mean():.0f})"
         for kind, (valid, many) in zip(KINDS, each, strict=True))

@@ -89,10 +89,10 @@ def contrast(ddpm):
 
 
 @torch.no_grad()
-def rank(ddpm, clip, x_0, t):
+def rank(ddpm, clip, x_0, t, generator=None):
     """Return f . g, (N, 120), of x_0, (N, C, H, W), with the noise of t, and EVERY caption."""
     log_p = clip.ask(tokenise(write(*EVERY)).to(x_0.device))
-    x_t = ddpm.q_sample(x_0, t, noise_like(x_0))
+    x_t = ddpm.q_sample(x_0, t, noise_like(x_0, generator))
     return torch.cat([ask(log_p, part, t) for part in x_t.split(500)]).cpu()
 
 
@@ -198,9 +198,12 @@ def run(args):
             of[name][s] = share
         print(f"{name}, s = {s}: " + ", ".join(f"{part} {of[name][s]:.1%}"
                                                for part, of in shares.items()), flush=True)
-    finding = ", ".join(f"{part[SHOWN]:.0%} by the {name}" for name, part in of.items())
+    finding = ", ".join(f"{share[SHOWN]:.0%} by the {name}"
+                        for name, share in shares["both as asked"].items())
+    noise = torch.Generator(device)                  # the same at each t, for both
     shares["caption found"] = {name: {
-        t: retrieve(rank(ddpm, clip, x[:1000], t), digits[:1000], styles[:1000])[0].float().mean()
+        t: retrieve(rank(ddpm, clip, x[:1000], t, noise.manual_seed(args.seed)), digits[:1000],
+                    styles[:1000])[0].float().mean()
         for t in range(0, ddpm.T + 1, max(1, ddpm.T // 10))} for name, clip in clips.items()}
     i = torch.cat([(held_out(digits, styles) == new).nonzero()[:2, 0] for new in (False, True)])
     ranks = ranked(rank(ddpm, clips["noised CLIP"], x[i], 0), write(digits[i], styles[i]))

@@ -41,7 +41,7 @@ from papers.kit.judge import features, frechet, load_reader, read, rms
 from papers.kit.program import finish, flags, held_out, program, show_rows, start
 from papers.kit.training import ASSETS, build, fit, load_fit, save_fit
 from plumbing.cli import arguments, check_writable, integer, track
-from plumbing.device import pick_device
+from plumbing.device import pick_device, recorded
 from schedules import cosine_beta_schedule
 from unet import UNet
 
@@ -80,7 +80,9 @@ def neighbours(ddpm, x_0, t, s, eps, teacher=None):
 
 def loss(f, x_t, t, x_s, s):
     """Return the mean of (f(x_t, t) - f(x_s, s))^2, the latter held fixed: Eq. 7 and 10."""
-    return (f(x_t, t) - f(x_s, s).detach()).square().mean()      # theta^- = theta, lambda = 1
+    with torch.no_grad():
+        target = f(x_s, s)                           # theta^- = theta, lambda = 1
+    return (f(x_t, t) - target).square().mean()
 
 
 @torch.no_grad()
@@ -193,7 +195,8 @@ def run(args):
     print(f"{args.n} samples each of {checkpoint}, on {device}, seeds {list(seeds)}")
     reference = features(net, data.to_model(held_out(config)[0]).to(device))
     methods = {"DDIM": lambda x_T, times, _: ddim.sample(ddpm, teacher, x_T, times, clip=False)}
-    methods |= {how: partial(sample, ddpm, consistent(ddpm, F)) for how, F in networks.items()}
+    methods |= {how: partial(sample, ddpm, consistent(ddpm, recorded(F, device, args.record)))
+                for how, F in networks.items()}
     found, rows = {name: [] for name in methods}, {}
     for (name, method), calls, seed in track([*product(methods.items(), BUDGETS, seeds)], "draws"):
         x_T, generator = first_noise(seed, (args.n, 1, H, H), device)

@@ -37,6 +37,7 @@ from papers.kit.judge import check_readable, features, frechet, load_reader, rea
 from papers.kit.program import finish, flags, held_out, program, show_rows, start
 from papers.kit.training import ASSETS, load_eps, train_eps
 from plumbing.cli import track
+from plumbing.device import recorded
 from plumbing.flags import arg
 from unet import timestep_embedding
 
@@ -157,17 +158,22 @@ def draw_figure(losses, rows):
     return figure
 
 
+def load_shipped(path, device):
+    config, ddpm, dit = load_eps(path, device, DiT)
+    return config, ddpm, nn.ModuleDict({"DiT": dit})             # which `run` records, not `start`
+
+
 def run(args):
-    device, checkpoint, config, ddpm, dit = start(
-        args, SHIPPED, lambda path, device: load_eps(path, device, DiT))
+    device, checkpoint, config, ddpm, networks = start(args, SHIPPED, load_shipped)
     check_readable(config, checkpoint)
     seeds, net = range(args.seed, args.seed + SEEDS), load_reader(device)
     x_0, losses, rows, shares = data.to_model(held_out(config)[0]).to(device), {}, {}, []
     print(f"{args.n} samples each of {checkpoint}, on {device}, seeds {list(seeds)}")
     unet = core.load(core.SHIPPED, device)[1:]
-    for name, process, model in (("U-Net", *unet), ("DiT", ddpm, dit)):
+    for name, process, model in (("U-Net", *unet), ("DiT", ddpm, networks["DiT"])):
         losses[name] = torch.stack([by_quarter(process, model, x_0[:256], seed) for seed in seeds])
-        found, (chain, each) = [], respace(process, model, STEPS)
+        found, asked = [], recorded(model, device, args.record)
+        chain, each = respace(process, asked, STEPS)
         for seed in track(seeds, f"{name}, seeds"):
             x = chain.sample(each, (args.n, *x_0.shape[1:]),
                              generator=torch.Generator(device).manual_seed(seed))

@@ -106,7 +106,8 @@ def conditioned(ddpm, model, y, A, s, iterations=1, V=None):
         p(y | x_t) = N(y; A x_0_hat, s^2 I + A V_t A^T)          its gradient takes V_t as constant
         V_t = (1 - alpha_bar_t) / sqrt(alpha_bar_t) d x_0_hat / d x_t
 
-    V_t is the covariance of x_0 given x_t, by the derivative of Tweedie's formula.
+    V_t is the covariance of x_0 given x_t, by the derivative of Tweedie's formula; that of a
+    network need not be symmetric and positive, and is taken for it.
 
     Args:
         ddpm, model, y, A: as for `sample`, with a linear A.  x_0_hat is not clipped.

@@ -18,8 +18,9 @@ for can be seen of a network that learned eps: the error of D is sigma times tha
 for large sigma it is above 1.
 
 The sampler goes from sigma_max to 0 through levels that are even in sigma^(1 / rho): short steps
-where sigma is small.  Departures: sigma_max is that of the time `horizon`, 14, and not 80; x begins
-as that of the other methods, N(0, (1 + sigma_max^2) I); their Algorithm 2, with noise, is left out.
+where sigma is small.  Departures: sigma_max is that of the time `horizon`, 14, and not 80, and
+sigma_min that of t = 1; x begins as that of the other methods, N(0, (1 + sigma_max^2) I); their
+Algorithm 2, with noise, is left out.
 
 The picture: the loss by sigma, the levels, and quality against evaluations over five seeds.
 """

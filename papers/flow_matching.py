@@ -42,7 +42,7 @@ from papers.kit.ode import dormand_prince, heun_method
 from papers.kit.program import finish, flags, held_out, program, show_rows, start
 from papers.kit.training import ASSETS, fit, load_fit, save_fit
 from plumbing.cli import arguments, check_writable, integer, track
-from plumbing.device import pick_device
+from plumbing.device import pick_device, recorded
 from unet import UNet
 
 SHIPPED = ASSETS / "flow_matching.pt"
@@ -183,7 +183,8 @@ def run(args):
     sigma = ve_sigmas(ddpm.exact)[horizon(ddpm)].item()
     t = sigma / (1 + sigma)                          # where the DDPM begins: v, t, scale of x
     flows = {"DDPM": (flow(denoiser(ddpm, model)), t, (t ** 2 + (1 - t) ** 2) ** 0.5),
-             **{name: (velocity(each), 1, 1) for name, each in nets.items()}}
+             **{name: (velocity(recorded(each, device, args.record)), 1, 1)
+                for name, each in nets.items()}}
     shape, found, rows, said = (args.n, 1, *[config["image_size"]] * 2), {}, {}, []
     x_T = torch.cat([first_noise(seed, shape, device)[0] for seed in seeds])
     for n in track(STEPS, "steps of Euler's method"):

@@ -186,7 +186,7 @@ def draw_figure(clouds, ellipses):
 
 def run(args):
     *_, ddpm, model = start(args)
-    ddpm, regions = respace(ddpm, model, min(T, ddpm.T))[0], Regions()
+    ddpm, regions = respace(ddpm, model, min(T, ddpm.T))[0].cpu(), Regions()
     x, v = torch.linspace(-PI, PI, 361).double(), torch.logspace(-1, 1, 9).double()[:, None]
     print("wrapped normals by images and by Fourier series differ by at most "
           f"{(wrapped_normal(x, v)[0].exp() - fourier(x, v)).abs().max():.1e}", flush=True)

@@ -143,7 +143,7 @@ def grey(ddpm, x_t, t):
 
 
 def draw_grey(n, seed):
-    """Draw n pictures of one level, in five ways with the same noise; return {label: x_0}."""
+    """Draw n pictures of one level, in five ways from the same x_T; return {label: x_0}."""
     usual, chain = DDPM(BETA), DDPM(rescale(BETA)[:-1])
     whole = SimpleNamespace(                                     # what no DDPM is, up to T
         alpha_bar=F.pad(chain.alpha_bar, (0, 1)),

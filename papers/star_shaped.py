@@ -49,7 +49,7 @@ WAYS = {"x_theta(G_t, t)": {}, "x_theta(x_t, t)": {"tail": False}, "q(x_0 | G_t)
 
 class Gaussian:
     """N(sqrt(abar) x_0, 1 - abar) of Eq. 22, a = sqrt(abar) / (1 - abar), J = abar / (1 - abar)."""
-    low, high, scale = -1.5, 1.5, 1.0                # of the grid; 2 over the width of the data
+    low, high, scale = -1.5, 1.5, 1.0                # of the grid; 2 over the width of [-1, 1]
     data = (0.35, -0.6, 0.15), (0.65, 0.45, 0.2)     # bumps: weight, middle, width
 
     def f(x):
@@ -110,6 +110,7 @@ class VonMises:
 
     def draw(x_0, a):
         return distributions.VonMises(x_0, a).sample()
+
 
 class Star:
     """Data on a grid, and what x_1, ..., x_T tell of x_0; alpha_bar, (T + 1,), is a DDPM's."""

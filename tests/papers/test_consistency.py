@@ -211,7 +211,7 @@ def test_a_step_of_training_takes_neighbours_from_a_grid_that_grows(guided, monk
         (t, s, told), tau = pairs[-1], [0, *subsequence(horizon(ddpm), 2 if step < 4 else 5)]
         assert told is teacher
         assert set(zip(s.tolist(), t.tolist(), strict=True)) == set(zip(tau, tau[1:], strict=False))
-        (x_t, at_t), (x_s, at_s) = asked[-2:]
+        (x_s, at_s), (x_t, at_t) = asked[-2:]
         assert torch.equal(at_s, s) and torch.equal(at_t, t)
         f = consistent(ddpm, lambda x_t, t: 0.3 * x_t)
         torch.testing.assert_close(value, (f(x_t, t) - f(x_s, s)).square().mean())
