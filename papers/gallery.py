@@ -4,7 +4,8 @@
 
 Each program runs as its line below says, with the networks that ship, and some with fewer images
 than by default: all of it within 15 minutes on two cores.  index.html shows the commands, what they
-printed, and the pictures.
+printed, and the pictures; thumbnails/ has them small, as papers/README.md shows them, whose order
+this is.
 """
 import contextlib
 import html
@@ -12,6 +13,8 @@ import importlib
 import io
 import time
 from pathlib import Path
+
+from PIL import Image
 
 from papers.kit.program import program
 from plumbing.cli import Parser, integer
@@ -21,37 +24,37 @@ from sample import SHIPPED
 CORE = "--checkpoint assets/digits.pt"
 COMMANDS = {                                         # of each program, but for --seed and --out
     "processes": CORE,
-    "variational_bound": f"{CORE} --n 32",
-    "ddim": f"{CORE} --n 16",
+    "variational_bound": f"{CORE} --n 16",
+    "improved_ddpm": "--n 4",
+    "score_matching": CORE,
+    "ncsn": CORE,
+    "score_sde": f"{CORE} --n 16",
+    "time_features": f"{CORE} --steps 1500",
+    "dit": "",
+    "ddim": f"{CORE} --n 8",
     "pndm": CORE,
     "dpm_solver": CORE,
     "parameterisations": CORE,
     "edm": CORE,
     "flow_matching": "",
     "consistency": "",
-    "dit": "",
-    "improved_ddpm": "--n 4",
-    "score_sde": f"{CORE} --n 16",
-    "ncsn": CORE,
-    "score_matching": CORE,
-    "compare": f"{CORE} --n 64",
-    "classifier_guidance": CORE,
-    "classifier_free_guidance": "",
-    "repaint": CORE,
-    "sdedit": CORE,
-    "dps": CORE,
+    "compare": f"{CORE} --n 16 --seeds 2",
+    "classifier_guidance": f"{CORE} --n 3",
+    "classifier_free_guidance": "--n 5",
+    "clip": f"{CORE} --n 30",
+    "text_to_image": "",
+    "repaint": f"{CORE} --n 16",
+    "sdedit": f"{CORE} --n 3",
+    "dps": f"{CORE} --n 4",
     "super_resolution": "",
     "latent_diffusion": "",
-    "text_to_image": "",
-    "clip": f"{CORE} --n 30",
     "stable_diffusion": "",
-    "time_features": CORE,
-    "score_distillation": "",
+    "bits": f"{CORE} --steps 1500",
+    "other_spaces": CORE,
     "shapes": "",
     "star_shaped": CORE,
-    "other_spaces": CORE,
+    "score_distillation": "",
     "anomaly": f"{CORE} --n 32",
-    "bits": CORE,
 }
 PAGE = """<!doctype html>
 <meta charset="utf-8">
@@ -59,14 +62,26 @@ PAGE = """<!doctype html>
 <style>body {{ font-family: sans-serif; max-width: 75em; margin: auto }} img {{ max-width: 100% }}
 pre {{ background: #eee; padding: 0.7em; white-space: pre-wrap }}</style>
 <h1>Gallery</h1>
+<p>{}</p>
 {}
 """
+LINK = '<a href="#{0}"><img src="thumbnails/{0}.png" alt="{0}" width="180"></a>'
 ENTRY = """<h2 id="{name}">{title}</h2>
 <pre>{command}
 
 {output}</pre>
 <p>{seconds:.0f} seconds</p>
 {picture}"""
+
+
+def shrink(path):
+    """Write a thumbnail of a picture, 360 pixels wide, into the folder beside it."""
+    folder = path.parent / "thumbnails"
+    folder.mkdir(exist_ok=True)
+    with Image.open(path) as picture:
+        size = 360, round(360 * picture.height / picture.width)
+        small = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        small.quantize(64).save(folder / path.name)
 
 
 def make(name, options, seed, folder):
@@ -85,6 +100,8 @@ def make(name, options, seed, folder):
             raise
         print(f"exit with {error.code}", file=printed)
     good = path.exists()
+    if good:
+        shrink(path)
     picture = f'<img src="{name}.png" alt="{name}">' if good else "<p>There is no picture.</p>"
     title = module.__doc__.splitlines()[0]
     return ENTRY.format(name=name, title=html.escape(title), seconds=time.monotonic() - since,
@@ -93,14 +110,15 @@ def make(name, options, seed, folder):
 
 
 def run(args):
-    entries, bad = [], []
+    entries, links, bad = [], [], []
     for name in args.only or COMMANDS:
         print(f"{name}: papers/{name}.py", flush=True)
         entry, good = make(name, COMMANDS[name], args.seed, args.folder)
         entries.append(entry)
+        links += [LINK.format(name)] if good else []
         bad += [] if good else [name]
         with replacing(args.folder / "index.html") as tmp:
-            tmp.write_text(PAGE.format("\n".join(entries)), encoding="utf-8")
+            tmp.write_text(PAGE.format("\n".join(links), "\n".join(entries)), encoding="utf-8")
     if bad:
         raise OSError(f"no picture of {', '.join(bad)}: above it says why")
     print(f"wrote {args.folder / 'index.html'}")

@@ -19,19 +19,30 @@ def test_every_paper_that_draws_one_picture_is_in_it():
     assert set(gallery.COMMANDS) == drawing and len(drawing) > 10
 
 
+def test_readme_tells_them_in_this_order_and_shows_each():
+    rows = re.findall(r"^\| (?:!\[.*?\]\((.*?)\))? *\| \[`(\w+)\.py`\]\(\2\.py\)",
+                      (PAPERS / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for _, name in rows if name in gallery.COMMANDS] == list(gallery.COMMANDS)
+    for picture, name in rows:
+        assert name not in gallery.COMMANDS or picture == f"../assets/thumbnails/{name}.png"
+    assert {name for _, name in rows} == {path.stem for path in PAPERS.glob("*.py")} - {
+        "__init__", "gallery"}
+
+
 @pytest.mark.parametrize("name", gallery.COMMANDS)
 def test_the_commands_are_ones_that_the_programs_take(name, monkeypatch, tmp_path):
     module, seen = importlib.import_module(f"papers.{name}"), []
 
     def run(args):
         seen.append(args)
-        args.out.write_bytes(b"")
+        Image.new("L", (720, 300)).save(args.out)
     monkeypatch.setattr(module, "run", run)
     entry, good = gallery.make(name, gallery.COMMANDS[name], 5, tmp_path)
     args, = seen
     assert good and (args.out, args.seed) == (tmp_path / f"{name}.png", 5)
     assert args.checkpoint is None or args.checkpoint == SHIPPED
     assert f"python -m papers.{name} {gallery.COMMANDS[name]}".strip() in entry
+    assert Image.open(tmp_path / "thumbnails" / f"{name}.png").size == (360, 150)
     assert f"--seed 5 --out {name}.png" in entry and f'src="{name}.png"' in entry
     assert module.__doc__.splitlines()[0].split("'")[0] in entry
 
@@ -59,7 +70,7 @@ def test_it_makes_pictures_and_an_index_and_says_what_went_wrong(trained, tmp_pa
     assert re.findall(r'<h2 id="(\w+)">', page) == ["pndm", "ddim"]
     assert "a&lt;b.pt" in page and "exit with" in page and "There is no picture." in page
     assert f"2 samples of {trained[0]}" in page and "wrote" in page      # what ddim printed
-    assert re.findall(r'src="(.*?)"', page) == ["ddim.png"]
+    assert re.findall(r'src="(.*?)"', page) == ["thumbnails/ddim.png", "ddim.png"]
     assert Image.open(folder / "ddim.png").size[0] > 500
     (folder / "pndm.png").write_bytes(b"of an earlier run")
     monkeypatch.setitem(gallery.COMMANDS, "pndm", f"--checkpoint {trained[0]}")
