@@ -5,7 +5,9 @@ device are the two the same.  So a GPU is hidden, from this process and from tho
 tests/test_gpu.py asks for it back.
 """
 import contextlib
+import ctypes
 import functools
+import gc
 import os
 import shutil
 import types
@@ -38,6 +40,15 @@ def pytest_make_parametrize_id(val, argname):
     """Refuse bytes in the names of tests: gzip's hold the time, and workers have to agree."""
     if isinstance(val, bytes):
         raise ValueError(f"{argname} has bytes for values: give them ids")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_memory():
+    """Give back what the tests of a file leave behind: networks in cycles, and freed pages."""
+    yield
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):           # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture

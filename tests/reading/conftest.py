@@ -6,7 +6,7 @@ import pytest
 from reading import make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def edition():
     """A Page, and what it is as a string, `edition.html`."""
     edition = make.Page()
@@ -14,12 +14,12 @@ def edition():
     return edition
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def page(edition):
     return edition.html
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def sections(page):
     """The HTML of each function, by its name."""
     return dict(re.findall(r'<section class="row" id="([\w.]+)">(.*?)</section>', page, re.DOTALL))
