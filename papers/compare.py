@@ -180,7 +180,8 @@ def draw_figure(rows, real):
         for i, (name, points) in enumerate(rows.items()):
             spread = torch.tensor([[pair[k] for pair in pairs] for _, pairs in points])
             axes.errorbar([n for n, _ in points], spread.mean(1), spread.std(1), label=name,
-                          marker="osv^D"[i % 5], markersize=4, capsize=2, linewidth=1)
+                          marker="osv^D"[i % 5], linestyle=("-", "--")[i // 10], markersize=4,
+                          fillstyle=("full", "none")[i // 10], capsize=2, linewidth=1)
         axes.axhline(torch.tensor(real).mean(0)[k], color="grey", linestyle=":",
                      label="as many real digits")
         axes.set(xlabel="evaluations of the network", ylabel=label, xscale="log",
