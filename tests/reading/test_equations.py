@@ -65,25 +65,6 @@ def test_an_equation_that_names_something_that_is_not_there_would_be_noticed():
             check(("", number, good._replace(**change)))
 
 
-def test_every_line_can_be_typeset_and_said(edition):
-    """The page has typeset all of them, once for all tests."""
-    for _, number, equation in ROWS:
-        said = ""
-        for line in [*lines_of(equation), equation.says]:
-            math = re.findall(r"\$([^$]+)\$", line) if "$" in line else [line] * (
-                line in lines_of(equation) and bool(line) and "Algorithm" not in number)
-            assert line.count("$") % 2 == 0
-            for part in math:
-                shown = [svg for (latex, *_), svg in edition.typeset.done.items() if latex == part]
-                assert shown and all("<use" in svg for svg in shown)
-                assert part.count("{") == part.count("}") and "\\" not in plain(part)
-                assert not re.search("frac|sqrt[^(]", plain(part))
-                said += plain(part) * (line != equation.says)
-                assert not re.search(r"\\(text|underbrace|begin|bm)\b", part)       # MathJax has no
-        for pair in ("()", "[]", "{}"):
-            assert said.count(pair[0]) == said.count(pair[1]), said
-
-
 @pytest.mark.parametrize("latex, said", [
     (r"q(x_t \mid x_0) = \mathcal{N}(x_t; \sqrt{\bar\alpha_t} x_0, (1 - \bar\alpha_t) I)",
      "q(x_t | x_0) = N(x_t; sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I)"),

@@ -24,8 +24,48 @@ ROOT = Path(make.__file__).parents[1]
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
+@pytest.fixture(scope="module")
+def edition():
+    """A Page, and what it is as a string, `edition.html`."""
+    edition = make.Page()
+    edition.html = str(edition)
+    return edition
+
+
+@pytest.fixture(scope="module")
+def page(edition):
+    return edition.html
+
+
+@pytest.fixture(scope="module")
+def sections(page):
+    """The HTML of each function, by its name."""
+    return dict(re.findall(r'<section class="row" id="([\w.]+)">(.*?)</section>', page, re.DOTALL))
+
+
 def text_of(markup):
     return html.unescape(re.sub(r"<[^>]*>", "", markup))
+
+
+def test_every_line_can_be_typeset_and_said(edition):
+    """The page has typeset all of them, once for all tests."""
+    for number, equation in (row for about in EQUATIONS.values()
+                             for row in about.equations.items()):
+        said = ""
+        lines = [equation.latex] if isinstance(equation.latex, str) else equation.latex
+        for line in [*lines, equation.says]:
+            math = re.findall(r"\$([^$]+)\$", line) if "$" in line else [line] * (
+                line in lines and bool(line) and "Algorithm" not in number)
+            assert line.count("$") % 2 == 0
+            for part in math:
+                shown = [svg for (latex, *_), svg in edition.typeset.done.items() if latex == part]
+                assert shown and all("<use" in svg for svg in shown)
+                assert part.count("{") == part.count("}") and "\\" not in plain(part)
+                assert not re.search("frac|sqrt[^(]", plain(part))
+                said += plain(part) * (line != equation.says)
+                assert not re.search(r"\\(text|underbrace|begin|bm)\b", part)       # MathJax has no
+        for pair in ("()", "[]", "{}"):
+            assert said.count(pair[0]) == said.count(pair[1]), said
 
 
 def test_every_tag_is_closed_in_its_order_and_every_link_leads_somewhere(page):
