@@ -25,7 +25,6 @@ average, and jumps are Euler's, where they prefer LPIPS, an average and Heun's.
 """
 from functools import partial
 from itertools import pairwise, product
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -39,9 +38,9 @@ from papers.kit.analytic import Mixture
 from papers.kit.chain import first_noise, horizon, noise_like, subsequence
 from papers.kit.judge import features, frechet, load_reader, read, rms
 from papers.kit.program import finish, flags, held_out, program, show_rows, start
-from papers.kit.training import ASSETS, build, fit, load_fit, save_fit
-from plumbing.cli import arguments, check_writable, integer, track
-from plumbing.device import pick_device, recorded
+from papers.kit.training import ASSETS, build, fit, load_fit, save_fit, start_fit
+from plumbing.cli import track
+from plumbing.device import recorded
 from schedules import cosine_beta_schedule
 from unet import UNet
 
@@ -147,11 +146,7 @@ def objective(ddpm, steps, teacher=None):
 
 
 def run_train(argv):
-    parser = arguments(__doc__, "consistency.pt; it is written", record=False)
-    parser.add_argument("--steps", type=integer(1), default=1800, help="of each network (1800)")
-    args = parser.parse_args(argv)
-    path, device = args.checkpoint or Path("consistency.pt"), pick_device(args.device)
-    check_writable(path)
+    args, path, device = start_fit(argv, __doc__, "consistency.pt", 1800, "of each network")
     config, ddpm, teacher = core.load(core.SHIPPED, device)
     config |= {**SMALLER, "steps": args.steps}
     digits, networks = data.load("digits", config["image_size"]), network(config)

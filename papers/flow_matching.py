@@ -26,7 +26,6 @@ of the flow is the mean of all digits; a reader may take it for an 8, the Freche
 """
 import copy
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -40,9 +39,9 @@ from papers.kit.chain import first_noise, horizon
 from papers.kit.judge import features, frechet, load_reader, read, rms
 from papers.kit.ode import dormand_prince, heun_method
 from papers.kit.program import finish, flags, held_out, program, show_rows, start
-from papers.kit.training import ASSETS, fit, load_fit, save_fit
-from plumbing.cli import arguments, check_writable, integer, track
-from plumbing.device import pick_device, recorded
+from papers.kit.training import ASSETS, fit, load_fit, save_fit, start_fit
+from plumbing.cli import track
+from plumbing.device import recorded
 from unet import UNet
 
 SHIPPED = ASSETS / "flow_matching.pt"
@@ -118,12 +117,7 @@ def network(config):
 
 
 def run_train(argv):
-    parser = arguments(__doc__, "flow_matching.pt; it is written", record=False)
-    parser.add_argument("--steps", type=integer(1), default=1400, help="of both trainings (1400)")
-    args = parser.parse_args(argv)
-    path, device = args.checkpoint or Path("flow_matching.pt"), pick_device(args.device)
-    check_writable(path)
-    torch.manual_seed(args.seed)
+    args, path, device = start_fit(argv, __doc__, "flow_matching.pt", 1400, "of both trainings")
     x, labels = data.load("digits", CONFIG["image_size"])
     nets = network(CONFIG).to(device)
     nets["flow"] = fit(nets["flow"], lambda model, x_0, _: loss(

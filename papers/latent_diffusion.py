@@ -25,7 +25,6 @@ has 240 steps, so that one can wait for the pixels.
 import copy
 import functools
 import time
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -37,9 +36,8 @@ from papers.kit.analytic import kl
 from papers.kit.chain import decode, first_noise, noise_like
 from papers.kit.judge import load_reader, psnr, read
 from papers.kit.program import finish, flags, program, show, shuffled, start
-from papers.kit.training import ASSETS, fit, load_fit, save_fit
-from plumbing.cli import arguments, check_writable, integer
-from plumbing.device import autocast, pick_device, recorded
+from papers.kit.training import ASSETS, fit, load_fit, save_fit, start_fit
+from plumbing.device import autocast, recorded
 from schedules import cosine_beta_schedule
 from unet import Downsample, ResidualBlock, UNet, Upsample, group_norm, initialise
 
@@ -158,15 +156,8 @@ def network(config):
 
 
 def run_train(argv):
-    parser = arguments(__doc__, "latent.pt; it is written", record=False)
-    parser.add_argument("--steps", type=integer(1), default=1500,
-                        help="in the latents; a fifth for the autoencoder (1500)")
-    args = parser.parse_args(argv)
-    path, device = args.checkpoint or Path("latent.pt"), pick_device(args.device)
-    if path.suffix != ".pt":
-        raise ValueError(f"{path} must be a file name that ends in .pt")
-    check_writable(path)
-    torch.manual_seed(args.seed)
+    args, path, device = start_fit(argv, __doc__, "latent.pt", 1500,
+                                   "in the latents; a fifth for the autoencoder")
     x, labels = data.load("digits", CONFIG["image_size"])
     networks = network(CONFIG).to(device)
     latent, pixel, ddpm = networks.values()

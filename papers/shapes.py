@@ -23,7 +23,6 @@ held-out clouds and samples, the share whose nearest other is of the same kind. 
 kinds that cannot be told apart, and 100% of two that always can.
 """
 import math
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -33,9 +32,8 @@ import data
 from ddpm import DDPM
 from papers.kit.chain import decode, first_noise
 from papers.kit.program import finish, flags, program, shuffled, start
-from papers.kit.training import ASSETS, fit, load_fit, save_fit
-from plumbing.cli import arguments, check_writable, integer
-from plumbing.device import autocast, pick_device
+from papers.kit.training import ASSETS, fit, load_fit, save_fit, start_fit
+from plumbing.device import autocast
 from schedules import cosine_beta_schedule
 from unet import timestep_embedding
 
@@ -123,14 +121,7 @@ def network(config):
 
 
 def run_train(argv):
-    parser = arguments(__doc__, "shapes.pt; it is written", record=False)
-    parser.add_argument("--steps", type=integer(1), default=3000, help="(3000)")
-    args = parser.parse_args(argv)
-    path, device = args.checkpoint or Path("shapes.pt"), pick_device(args.device)
-    if path.suffix != ".pt":
-        raise ValueError(f"{path} must be a file name that ends in .pt")
-    check_writable(path)
-    torch.manual_seed(args.seed)
+    args, path, device = start_fit(argv, __doc__, "shapes.pt", 3000, "of the optimizer")
     x, labels = data.load("digits", CONFIG["image_size"])
     networks = network(CONFIG).to(device)
 

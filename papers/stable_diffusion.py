@@ -19,7 +19,6 @@ as in GLIDE, pixels look at both at once, and the last token is added to the emb
 Stable Diffusion has its transformer from a CLIP; ours, as the paper's, learns with the U-Net.
 Latents have no bounds, so nothing clips them.
 """
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -29,11 +28,10 @@ from papers import latent_diffusion, text_to_image
 from papers.kit.captions import as_asked, captions, held_out, training_set
 from papers.kit.followed import KINDS, LEAST, follow, say
 from papers.kit.program import finish, flags, program, start, steps_of
-from papers.kit.training import ASSETS, fit, load_fit, save_fit
+from papers.kit.training import ASSETS, fit, load_fit, save_fit, start_fit
 from papers.latent_diffusion import LatentDiffusion
 from papers.text_to_image import P_EMPTY, TextUNet, draw, drop_captions
-from plumbing.cli import arguments, check_writable, integer
-from plumbing.device import pick_device, recorded
+from plumbing.device import recorded
 
 SHIPPED = ASSETS / "stable_diffusion.pt"
 
@@ -55,12 +53,7 @@ def loss(ddpm):
 
 
 def run_train(argv):
-    parser = arguments(__doc__, "stable_diffusion.pt; it is written", record=False)
-    parser.add_argument("--steps", type=integer(1), default=2000, help="of the U-Net (2000)")
-    args = parser.parse_args(argv)
-    path, device = args.checkpoint or Path("stable_diffusion.pt"), pick_device(args.device)
-    check_writable(path)
-    torch.manual_seed(args.seed)
+    args, path, device = start_fit(argv, __doc__, "stable_diffusion.pt", 2000, "of the U-Net")
     config, theirs = load_fit(latent_diffusion.SHIPPED, device, latent_diffusion.network)
     networks = network(config).to(device)
     latent, trained = networks["latent"], theirs["latent"]

@@ -25,7 +25,6 @@ a second training.  The authors' code fills captions up with vectors that are le
 here nobody looks at padding, and the last token is the one that ends the words.
 """
 import math
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -38,9 +37,8 @@ from papers.kit.captions import (PAD, TextTransformer, as_asked, attributes, cap
                                  style_loss, style_reader, tokenise, training_set)
 from papers.kit.followed import KINDS, LEAST, follow, say
 from papers.kit.program import finish, flags, program, start, steps_of
-from papers.kit.training import ASSETS, fit, load_fit, save_fit
-from plumbing.cli import arguments, check_writable, integer
-from plumbing.device import pick_device, recorded
+from papers.kit.training import ASSETS, fit, load_fit, save_fit, start_fit
+from plumbing.device import recorded
 from schedules import cosine_beta_schedule
 from unet import Attention, ResidualBlock, UNet
 
@@ -148,12 +146,7 @@ def loss(ddpm):
 
 
 def run_train(argv):
-    parser = arguments(__doc__, "text_to_image.pt; it is written", record=False)
-    parser.add_argument("--steps", type=integer(1), default=2000, help="of the U-Net (2000)")
-    args = parser.parse_args(argv)
-    path, device = args.checkpoint or Path("text_to_image.pt"), pick_device(args.device)
-    check_writable(path)
-    torch.manual_seed(args.seed)
+    args, path, device = start_fit(argv, __doc__, "text_to_image.pt", 2000, "of the U-Net")
     networks = network(CONFIG).to(device)
     x, labels, styles = map(torch.cat, zip(*(captions(seed=k) for k in (2, 3, 4)), strict=True))
     networks["reader"] = fit(networks["reader"], style_loss, x, attributes(labels, styles), 2000,

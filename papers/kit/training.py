@@ -21,8 +21,8 @@ import data
 import train
 from papers.kit.program import program
 from plumbing.checkpoint import check_weights, read_checkpoint, write_checkpoint
-from plumbing.cli import Parser, track
-from plumbing.device import autocast
+from plumbing.cli import Parser, arguments, check_writable, integer, track
+from plumbing.device import autocast, pick_device
 from plumbing.flags import parse
 from plumbing.run import leave
 from sample import NETWORK, SHIPPED, load
@@ -81,13 +81,39 @@ def wrong_file(path, network, error):
                       f"papers.{paper_of(network)} train makes it ({error})")
 
 
+def start_fit(argv, doc, name, steps, help):
+    """Open `python -m papers.NAME train`, for networks that `fit` trains; and seed it.
+
+    Args:
+        argv: what follows "train"; doc: what --help shows above the flags.
+        name: of the file that is written by default, which ends in .pt.
+        steps: default of --steps; help: what these are steps of.
+
+    Returns:
+        args, with seed and steps; path, of the file; device.
+
+    Raises:
+        ValueError: the file has no name that ends in .pt.
+        OSError: it cannot be written.
+    """
+    parser = arguments(doc, f"{name}; it is written", record=False)
+    parser.add_argument("--steps", type=integer(1), default=steps, help=f"{help} ({steps})")
+    args = parser.parse_args(argv)
+    path = args.checkpoint or Path(name)
+    if path.suffix != ".pt":
+        raise ValueError(f"{path} must be a file name that ends in .pt")
+    check_writable(path)
+    torch.manual_seed(args.seed)
+    return args, path, pick_device(args.device)
+
+
 def fit(model, loss, x, labels, steps, batch_size=64, lr=2e-3, label="training"):
     """Minimise a loss by Adam, with the rate raised and lowered again over the run.
 
     Args:
         model: network, on the device where it is to be trained.
         loss: called as loss(model, x_0, labels), x_0 (B, C, H, W) in [-1, 1]; returns a scalar.
-        x: (N, C, H, W) uint8; labels: (N,) int64.
+        x: (N, C, H, W) uint8; labels: (N, ...) int64, what is known of each.
         steps, batch_size, lr: an int, an int, the highest rate.
         label: what the line of progress says.
 
